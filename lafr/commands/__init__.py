@@ -1,0 +1,1 @@
+"""Subcommands of the `lafr` console command, one module each."""

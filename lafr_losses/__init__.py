@@ -1,0 +1,1 @@
+"""Losses of LAFR, registered in LOSS_REGISTRY by modules named *_loss.py."""

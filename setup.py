@@ -1,0 +1,64 @@
+"""Build LAFR: one distribution for all its packages; `data/` is installed as `lafr_data`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PACKAGES = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics")
+
+
+def read_version() -> str:
+    """Return `__version__` of lafr/__init__.py without importing it."""
+    match = re.search(r'^__version__ = "([^"]+)"', (ROOT / "lafr" / "__init__.py").read_text("utf-8"), re.M)
+    if match is None:
+        raise RuntimeError('lafr/__init__.py: no line of the form __version__ = "X.Y.Z" was found')
+    return match.group(1)
+
+
+def packages() -> list[str]:
+    """Return every importable package, `data/` under its installed name."""
+    found = [name for name in find_packages(str(ROOT)) if name.split(".")[0] in PACKAGES]
+    data = [f"lafr_data.{name}" for name in find_packages(str(ROOT / "data"))]
+    return [*found, "lafr_data", *data]
+
+
+setup(
+    name="lafr",
+    version=read_version(),
+    description="One-step blind face restoration with a latent alignment adapter",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",  # basicsr's sdist does not build on 3.13
+    packages=packages(),
+    package_dir={"lafr_data": "data"},
+    package_data={"lafr": ["pretrained/**/*"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "basicsr==1.4.2",  # lafr/compat.py repairs exactly this version
+        "facexlib==0.3.0",
+        "diffusers>=0.32",
+        "peft>=0.14",
+        "transformers>=4.46",
+        "safetensors>=0.4.3",
+        "lpips==0.1.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "opencv-python>=4.8",  # not -headless: basicsr and facexlib require this name, two copies would clash
+        "pillow>=10.1",
+        "scikit-image>=0.22",
+        "pyyaml>=6.0",
+        "tqdm>=4.65",
+        "lmdb>=1.4",
+        # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13", "types-PyYAML", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["lafr = lafr.cli:main"]},
+)
