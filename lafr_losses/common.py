@@ -1,0 +1,114 @@
+"""What the losses share: frozen nets, files of weights, resizing, distances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+_Net = TypeVar("_Net", bound=nn.Module)
+
+
+class FrozenLoss(nn.Module):
+    """Base of the losses that look through frozen nets: whatever is asked for, they stay in eval mode."""
+
+    def train(self, mode: bool = True) -> FrozenLoss:
+        """Stay in eval mode: batch statistics and dropout of a frozen net must not follow the training."""
+        return super().train(False)
+
+
+def freeze(net: _Net) -> _Net:
+    """Put a net into eval mode and take the gradients from its parameters."""
+    return net.eval().requires_grad_(False)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def check_choice(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise ValueError naming the option where ``value`` is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{owner}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
+
+
+def existing(owner: str, key: str, path: str | Path, what: str) -> Path:
+    """The path if it exists; else FileNotFoundError with the option's name and what should be there."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise FileNotFoundError(f"{owner}: {key}: {found} does not exist; it should be {what}")
+    return found
+
+
+def load_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a checkpoint (``weights_only``), on the CPU.
+
+    Args:
+        path: the file.
+        key: the entry that holds the state dict, e.g. ``net_recon``; used where present. ``params_ema``,
+            ``params`` and ``state_dict`` are opened likewise. A prefix ``module.`` is taken off all names.
+
+    Raises:
+        ValueError: the file holds no state dict.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name in (key, "params_ema", "params", "state_dict"):
+        if isinstance(state, dict) and name in state:
+            state = state[name]
+            break
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict" + (f" under {key!r}" if key else ""))
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def load_strict(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load every tensor of ``net`` from ``state``.
+
+    Raises:
+        ValueError: names or shapes differ; the file and the differences are named.
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a {type(net).__name__}: {error}") from error
+
+
+def read_class_name(folder: Path) -> str:
+    """``_class_name`` of a diffusers folder's config.json.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: it names no class.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{config} does not exist; save_pretrained writes it")
+    name = json.loads(config.read_text()).get("_class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"{config} has no _class_name")
+    return name
+
+
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize, as PIL does it but differentiable and without clamping; (B, C, H, W)."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def normalise_channels(x: Tensor, eps: float = 1e-10) -> Tensor:
+    """Divide each position's channels by their Euclidean norm.
+
+    ``eps`` stands under the root, so the gradient is finite where all channels are zero, as after a ReLU.
+    """
+    return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + eps)

@@ -1,0 +1,135 @@
+"""FeatureLoss: a perceptual distance in the features of a frozen net that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+from torch import Tensor, nn
+
+from lafr_losses.common import (
+    FrozenLoss,
+    check_choice,
+    existing,
+    freeze,
+    full_precision,
+    load_state_dict,
+    load_strict,
+    normalise_channels,
+    read_class_name,
+    resize,
+)
+
+
+def _autoencoder(path: str) -> nn.Module:
+    import lafr_arch.autoencoder_arch  # noqa: F401 - registers MiniAutoencoder
+
+    folder = existing("FeatureLoss", "path", path, "an autoencoder's folder (config.json and safetensors)")
+    name = read_class_name(folder)
+    if name not in ARCH_REGISTRY or not hasattr(ARCH_REGISTRY.get(name), "features"):
+        raise ValueError(f"FeatureLoss: path: {folder} holds a {name}, which gives no feature maps")
+    return ARCH_REGISTRY.get(name).from_pretrained(folder)
+
+
+def _mobilenet(path: str) -> nn.Module:
+    from lafr_arch.mobilenetv1_arch import MobileNetV1
+
+    file = existing("FeatureLoss", "path", path, "3DDFA-V2's mb05_120x120.pth")
+    net = MobileNetV1()
+    load_strict(net, load_state_dict(file), file)
+    return net
+
+
+@LOSS_REGISTRY.register()
+class FeatureLoss(FrozenLoss):
+    """Distance between channel-normalised feature maps: LPIPS (Zhang et al., 2018) without learned weights.
+
+    ``type: FeatureLoss`` in YAML::
+
+        perceptual_opt:
+          type: FeatureLoss
+          backend: 3ddfa_v2            # or autoencoder
+          path: weights/mb05_120x120.pth
+          layers: [0, 1, 2, 3]
+          layer_weights: [1.0, 1.0, 0.5, 0.5]
+          distance: l2
+          loss_weight: 1.0
+
+    Args:
+        backend: ``autoencoder``: the encoder of a MiniAutoencoder; ``3ddfa_v2``: MobileNetV1 of 3DDFA-V2,
+            trained on faces.
+        path: folder of the autoencoder, or 3DDFA-V2's ``mb05_120x120.pth``.
+        layers: which of the net's feature maps, by index; negative from the end; all of them by default. The
+            MobileNetV1 has five (1/2 to 1/32 of the size).
+        layer_weights: one weight a layer; 1 each by default.
+        distance: per position, over the normalised channels: ``l2`` sum of squared differences, ``l1`` mean
+            absolute difference times the root of the number of channels (both are then of order 1).
+        input_size: resize the images to this many pixels a side first; by default they keep their size.
+        loss_weight: multiplies the result.
+        network: a net instead of ``backend`` and ``path``, from Python: ``network.features(x)`` takes RGB
+            in [-1, 1] and returns a list of maps (B, C, H, W).
+
+    Raises:
+        ValueError: an option has no valid value.
+        FileNotFoundError: there is nothing at ``path``.
+    """
+
+    def __init__(
+        self,
+        backend: str = "autoencoder",
+        path: str | None = None,
+        layers: Sequence[int] | None = None,
+        layer_weights: Sequence[float] | None = None,
+        distance: str = "l2",
+        input_size: int | None = None,
+        loss_weight: float = 1.0,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("FeatureLoss", "backend", backend, ("autoencoder", "3ddfa_v2"))
+        check_choice("FeatureLoss", "distance", distance, ("l1", "l2"))
+        if network is None:
+            if path is None:
+                raise ValueError(f"FeatureLoss: backend {backend} needs a path")
+            network = _autoencoder(path) if backend == "autoencoder" else _mobilenet(path)
+        else:
+            backend = "autoencoder"
+        self.network = freeze(network)
+        self.backend = backend
+        self.layers = None if layers is None else list(layers)
+        self.layer_weights = None if layer_weights is None else list(layer_weights)
+        self.distance = distance
+        self.input_size = input_size
+        self.loss_weight = loss_weight
+
+    def _features(self, x: Tensor) -> list[Tensor]:
+        x = full_precision(x)
+        if self.input_size is not None:
+            x = resize(x, self.input_size)
+        # 3DDFA-V2 was trained on BGR (255 x - 127.5) / 128, the autoencoder on RGB in [-1, 1].
+        x = (255 * x.flip(1) - 127.5) / 128 if self.backend == "3ddfa_v2" else 2 * x - 1
+        maps: list[Tensor] = self.network.features(x)  # type: ignore[operator]
+        if self.layers is None:
+            return maps
+        if any(not -len(maps) <= index < len(maps) for index in self.layers):
+            raise ValueError(f"FeatureLoss: layers: {self.layers}, but the net has {len(maps)} feature maps")
+        return [maps[index] for index in self.layers]
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over positions and images.
+
+        The target takes no gradient.
+        """
+        pred_maps, target_maps = self._features(pred), self._features(target.detach())
+        weights = self.layer_weights or [1.0] * len(pred_maps)
+        if len(weights) != len(pred_maps):
+            raise ValueError(f"FeatureLoss: layer_weights: {len(weights)} for {len(pred_maps)} layers")
+        total = pred.new_zeros((), dtype=pred_maps[0].dtype)
+        for a, b, weight in zip(pred_maps, target_maps, weights, strict=True):
+            difference = normalise_channels(a) - normalise_channels(b)
+            if self.distance == "l2":
+                value = difference.square().sum(dim=1).mean()
+            else:
+                value = difference.abs().mean() * difference.shape[1] ** 0.5
+            total = total + weight * value
+        return self.loss_weight * total
