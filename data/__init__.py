@@ -1,1 +1,8 @@
-"""Datasets and degradations, imported as lafr_data and registered by modules named *_dataset.py."""
+"""Datasets and degradations, imported as lafr_data and registered by modules named *_dataset.py.
+
+degradations    presets and the pipeline that turns a face into its LQ copy
+sources         folders and LMDBs of faces, subsets, cache, option checks
+samplers        an order of samples that a resumed run can enter anywhere
+"""
+
+import lafr.compat  # noqa: F401 - BasicSR's registries cannot be imported without it

@@ -1,0 +1,279 @@
+"""Synthetic degradations of aligned faces: blur, down, noise, JPEG, back, and colour for some presets.
+
+The order and the meaning of every range follow GFPGAN's and CodeFormer's FFHQ datasets (TencentARC/GFPGAN,
+sczhou/CodeFormer), with two differences: every random draw comes from an explicit generator, so that a pair is a
+pure function of (image, generator), and the JPEG quality is an integer, as OpenCV demands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+Range = tuple[float, float]
+
+REFERENCE_SIZE = 512
+"""Face size in pixels that the presets' blur is given for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """What may happen to a face; each range is ``(low, high)``, drawn uniformly, both ends included.
+
+    ``blur_kernel_size`` and ``blur_sigma`` are pixels of a 512 x 512 face, whatever the size of the images:
+    see :meth:`scaled`. Validated on construction.
+
+    Raises:
+        ValueError: a value is out of range; the message names the key.
+    """
+
+    blur_sigma: Range
+    """Standard deviation of the Gaussian blur in pixels, above 0; drawn twice for an anisotropic kernel."""
+    downsample_range: Range
+    """Factor by which the face is shrunk (bilinear) before noise and JPEG; below 1 enlarges."""
+    noise_range: Range | None
+    """Standard deviation of the white Gaussian noise in units of 1/255; None for none."""
+    jpeg_range: tuple[int, int] | None
+    """JPEG quality, 1 to 100; None for no JPEG."""
+    blur_kernel_size: int = 41
+    """Side of the blur kernel in pixels, odd."""
+    isotropic_prob: float = 0.5
+    """Probability of an isotropic kernel; else it is anisotropic with any rotation."""
+    color_jitter_prob: float = 0.0
+    """Probability of shifting each of R, G, B by a constant within +- ``color_jitter_shift`` / 255."""
+    color_jitter_shift: float = 20.0
+    """Largest shift of a colour channel in units of 1/255."""
+    color_jitter_pt_prob: float = 0.0
+    """Probability of changing brightness, contrast, saturation and hue, in random order."""
+    brightness: Range = (0.5, 1.5)
+    """Factor of the brightness."""
+    contrast: Range = (0.5, 1.5)
+    """Factor of the contrast about the mean gray."""
+    saturation: Range = (0.0, 1.5)
+    """Factor of the saturation; 0 is gray."""
+    hue: Range = (-0.1, 0.1)
+    """Shift of the hue in turns, within -0.5 to 0.5."""
+    gray_prob: float = 0.0
+    """Probability of a gray LQ image."""
+    gt_gray: bool = False
+    """Whether GT turns gray where LQ does (GFPGAN's ``gt_gray``), so that nothing learns to colourise."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.blur_kernel_size, bool) or not isinstance(self.blur_kernel_size, int):
+            raise ValueError(f"blur_kernel_size: {self.blur_kernel_size!r} is not an integer")
+        if self.blur_kernel_size < 1 or self.blur_kernel_size % 2 == 0:
+            raise ValueError(f"blur_kernel_size: {self.blur_kernel_size} must be odd and positive")
+        for name, lowest, highest in _LIMITS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            low, high = value if isinstance(value, tuple) else (value, value)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"{name}: {value} must lie within {lowest:g} to {highest:g}, low before high"
+                )
+
+    def scaled(self, face_size: int) -> Degradation:
+        """Return this degradation for faces of ``face_size`` pixels.
+
+        Sigma and kernel are multiplied by ``face_size / 512``; the kernel keeps an odd size. The down-sampling factor, noise and JPEG are the same at every size.
+        """
+        factor = face_size / REFERENCE_SIZE
+        low, high = self.blur_sigma
+        radius = round((self.blur_kernel_size - 1) / 2 * factor)
+        return dataclasses.replace(
+            self, blur_sigma=(low * factor, high * factor), blur_kernel_size=2 * radius + 1
+        )
+
+
+_SMALLEST = 1e-3
+_LIMITS: tuple[tuple[str, float, float], ...] = (
+    ("blur_sigma", _SMALLEST, math.inf),
+    ("downsample_range", 0.1, math.inf),
+    ("noise_range", 0, math.inf),
+    ("jpeg_range", 1, 100),
+    ("isotropic_prob", 0, 1),
+    ("color_jitter_prob", 0, 1),
+    ("color_jitter_shift", 0, 255),
+    ("color_jitter_pt_prob", 0, 1),
+    ("brightness", 0, math.inf),
+    ("contrast", 0, math.inf),
+    ("saturation", 0, math.inf),
+    ("hue", -0.5, 0.5),
+    ("gray_prob", 0, 1),
+)
+
+PRESETS: dict[str, Degradation] = {
+    # options/train_gfpgan_v1.yml of TencentARC/GFPGAN
+    "gfpgan": Degradation(
+        blur_sigma=(0.1, 10),
+        downsample_range=(0.8, 8),
+        noise_range=(0, 20),
+        jpeg_range=(60, 100),
+        color_jitter_prob=0.3,
+        color_jitter_pt_prob=0.3,
+        gray_prob=0.01,
+    ),
+    # options/CodeFormer_stage2.yml and CodeFormer_stage3.yml of sczhou/CodeFormer
+    "codeformer2": Degradation(
+        blur_sigma=(1, 15), downsample_range=(4, 30), noise_range=(0, 20), jpeg_range=(30, 80)
+    ),
+    "codeformer3": Degradation(
+        blur_sigma=(0.1, 10), downsample_range=(1, 12), noise_range=(0, 15), jpeg_range=(60, 100)
+    ),
+    # the face training of OSEDiff, most plausible for the paper's training set
+    "osediff_face": Degradation(
+        blur_sigma=(1, 15), downsample_range=(1, 30), noise_range=(0, 20), jpeg_range=(30, 100)
+    ),
+    # the paper's CelebA test: x4, blur, noise and JPEG as gfpgan; no colour change, which PSNR would measure
+    "celeba_x4": Degradation(
+        blur_sigma=(0.1, 10), downsample_range=(4, 4), noise_range=(0, 20), jpeg_range=(60, 100)
+    ),
+}
+
+
+def build_degradation(option: str | Mapping[str, Any], face_size: int) -> Degradation:
+    """Build the degradation that an option file names, for faces of ``face_size`` pixels.
+
+    Args:
+        option: a name of :data:`PRESETS`, or a mapping with ``preset: NAME`` and any field of
+            :class:`Degradation` that is to differ. Overriding blur values are pixels of a 512 x 512 face, like the presets'.
+        face_size: side of the face in pixels.
+
+    Raises:
+        ValueError: the preset or a key is unknown, or a value is out of range; the message names the key.
+    """
+    overrides: dict[str, Any] = {"preset": option} if isinstance(option, str) else dict(option or {})
+    preset = overrides.pop("preset", None)
+    if preset not in PRESETS:
+        raise ValueError(f"degradation: preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    fields = {field.name: field for field in dataclasses.fields(Degradation)}
+    for key, value in overrides.items():
+        if key not in fields:
+            raise ValueError(f"degradation: {key} is unknown; known keys are preset, {', '.join(fields)}")
+        overrides[key] = _parse(key, value, str(fields[key].type))
+    try:
+        return dataclasses.replace(PRESETS[preset], **overrides).scaled(face_size)
+    except ValueError as error:
+        raise ValueError(f"degradation: {error}") from error
+
+
+def _parse(key: str, value: Any, kind: str) -> Any:
+    """Check a value of an option file against a field's annotation; lists of two numbers become ranges."""
+    if value is None and kind.endswith("None"):
+        return None
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise ValueError(f"degradation: {key}: {value!r} must be true or false")
+    number = int if kind.startswith(("int", "tuple[int")) else float
+    is_range = kind.startswith(("Range", "tuple"))
+    items = list(value) if is_range and isinstance(value, (list, tuple)) else [value]
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) and number(v) == v for v in items)
+    if not numeric or len(items) != (2 if is_range else 1):
+        expected = f"a list of two {number.__name__}s" if is_range else f"one {number.__name__}"
+        raise ValueError(f"degradation: {key}: {value!r} must be {expected}")
+    return tuple(number(v) for v in items) if is_range else number(items[0])
+
+
+def anisotropic_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float) -> Image:
+    """Return a rotated Gaussian kernel, (size, size), sum 1, as ``bivariate_Gaussian`` of BasicSR does.
+
+    Args:
+        size: side in pixels, odd.
+        sigma_x: standard deviation along the first axis, pixels.
+        sigma_y: standard deviation along the second axis, pixels.
+        rotation: angle of the axes, radians.
+    """
+    axis = np.arange(size, dtype=np.float64) - size // 2
+    cos, sin = math.cos(rotation), math.sin(rotation)
+    along = cos * axis[None, :] + sin * axis[:, None]
+    across = -sin * axis[None, :] + cos * axis[:, None]
+    kernel = np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2))
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def random_blur(image: Image, config: Degradation, rng: np.random.Generator) -> Image:
+    """Blur with a random Gaussian kernel; an isotropic one as two 1-D passes, which are the same filter."""
+    size = config.blur_kernel_size
+    if rng.random() < config.isotropic_prob:
+        return cv2.GaussianBlur(image, (size, size), rng.uniform(*config.blur_sigma))
+    sigma_x, sigma_y = rng.uniform(*config.blur_sigma), rng.uniform(*config.blur_sigma)
+    return cv2.filter2D(image, -1, anisotropic_kernel(size, sigma_x, sigma_y, rng.uniform(-math.pi, math.pi)))
+
+
+def compress_jpeg(image: Image, quality: int) -> Image:
+    """Return an RGB image, (H, W, 3) in [0, 1], after JPEG at ``quality`` (1 to 100)."""
+    bgr = cv2.cvtColor((image * 255).round().astype(np.uint8), cv2.COLOR_RGB2BGR)
+    _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return decoded.astype(np.float32) / 255
+
+
+def _gray(image: Image) -> Image:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def adjust_color(image: Image, operation: str, amount: float) -> Image:
+    """Change one property of an RGB image in [0, 1], as torchvision's ``adjust_<operation>`` does.
+
+    Args:
+        image: (H, W, 3).
+        operation: brightness, contrast, saturation (a factor) or hue (a shift in turns).
+        amount: the factor or shift.
+    """
+    if operation == "hue":
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0] + 360 * amount) % 360
+        changed = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    elif operation == "brightness":
+        changed = image * np.float32(amount)
+    else:
+        gray = _gray(image)
+        base = gray.mean() if operation == "contrast" else gray
+        changed = np.float32(amount) * image + np.float32(1 - amount) * base
+    return np.clip(changed, 0, 1)
+
+
+def degrade(gt: Image, config: Degradation, rng: np.random.Generator) -> tuple[Image, Image]:
+    """Return the pair (lq, gt): a degraded copy of a face and the face itself, gray only under ``gt_gray``.
+
+    Args:
+        gt: RGB, (H, W, 3), float32 in [0, 1].
+        config: already scaled to the face's size.
+        rng: source of every draw.
+
+    Returns:
+        lq and gt of the same shape and range; lq holds multiples of 1/255, as a file would.
+    """
+    height, width = gt.shape[:2]
+    lq = random_blur(gt, config, rng)
+    factor = rng.uniform(*config.downsample_range)
+    small = (max(1, int(width / factor)), max(1, int(height / factor)))
+    lq = cv2.resize(lq, small, interpolation=cv2.INTER_LINEAR)
+    if config.noise_range is not None:
+        sigma = np.float32(rng.uniform(*config.noise_range) / 255)
+        lq = lq + sigma * rng.standard_normal(lq.shape, dtype=np.float32)
+    lq = np.clip(lq, 0, 1)
+    if config.jpeg_range is not None:
+        lq = compress_jpeg(lq, int(rng.integers(*config.jpeg_range, endpoint=True)))
+    lq = cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < config.color_jitter_prob:
+        shift = config.color_jitter_shift / 255
+        lq = np.clip(lq + rng.uniform(-shift, shift, 3).astype(np.float32), 0, 1)
+    if rng.random() < config.gray_prob:
+        lq = _gray(lq)
+        if config.gt_gray:
+            gt = _gray(gt)
+    if rng.random() < config.color_jitter_pt_prob:
+        for operation in rng.permutation(["brightness", "contrast", "saturation", "hue"]):
+            lq = adjust_color(lq, operation, rng.uniform(*getattr(config, operation)))
+    return np.clip(np.rint(lq * 255), 0, 255).astype(np.float32) / 255, gt
