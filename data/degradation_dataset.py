@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .degradations import build_degradation, degrade
+from .option_map import OptionMap
 from .samplers import item_generator
-from .sources import FaceImages, OptionMap, to_tensor
+from .sources import FaceImages, to_tensor
 
 
 @DATASET_REGISTRY.register()
@@ -19,8 +20,8 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
     """High-quality faces and copies degraded at random; horizontal flip is the only augmentation.
 
     An item is ``lq`` and ``gt`` (3, H, W), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``. It is a
-    function of ``seed``, the index and the draw (:class:`lafr_data.samplers.Draw`), whatever worker or process
-    makes it.
+    function of ``seed``, the index and the draw (:class:`lafr_data.samplers.Draw`), whatever worker makes
+    it.
 
     Options:
         dataroot_gt: folder of images (any depth) or an LMDB in BasicSR's layout.
@@ -41,10 +42,10 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         options = OptionMap(opt, type(self).__name__)
-        self.seed = options.integer("seed", 0, minimum=0) or 0
-        size = options.require("image_size") and options.integer("image_size", minimum=8)
+        self.seed = options.integer("seed", default=0, minimum=0)
+        size = options.integer("image_size", minimum=8)
         self._flip = options.flag("use_hflip", True)
-        self._crop = options.integer("crop_size")
+        self._crop = options.optional_integer("crop_size")
         if self._crop is not None and self._crop > size:
             raise ValueError(f"crop_size: {self._crop} is larger than image_size: {size}")
         gt_only, degradation = options.flag("gt_only"), options.get("degradation")

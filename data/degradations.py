@@ -1,8 +1,8 @@
 """Synthetic degradations of aligned faces: blur, down, noise, JPEG, back, and colour for some presets.
 
 The order and the meaning of every range follow GFPGAN's and CodeFormer's FFHQ datasets (TencentARC/GFPGAN,
-sczhou/CodeFormer), with two differences: every random draw comes from an explicit generator, so that a pair is a
-pure function of (image, generator), and the JPEG quality is an integer, as OpenCV demands.
+sczhou/CodeFormer), with two differences: every random draw comes from an explicit generator, so that a
+pair is a pure function of (image, generator), and the JPEG quality is an integer, as OpenCV demands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+Image = NDArray[Any]
+"""RGB, (H, W, 3), float32 in [0, 1]."""
 Range = tuple[float, float]
 
 REFERENCE_SIZE = 512
@@ -84,7 +85,8 @@ class Degradation:
     def scaled(self, face_size: int) -> Degradation:
         """Return this degradation for faces of ``face_size`` pixels.
 
-        Sigma and kernel are multiplied by ``face_size / 512``; the kernel keeps an odd size. The down-sampling factor, noise and JPEG are the same at every size.
+        Sigma and kernel are multiplied by ``face_size / 512``; the kernel keeps an odd size. The
+        down-sampling factor, noise and JPEG are the same at every size.
         """
         factor = face_size / REFERENCE_SIZE
         low, high = self.blur_sigma
@@ -145,7 +147,8 @@ def build_degradation(option: str | Mapping[str, Any], face_size: int) -> Degrad
 
     Args:
         option: a name of :data:`PRESETS`, or a mapping with ``preset: NAME`` and any field of
-            :class:`Degradation` that is to differ. Overriding blur values are pixels of a 512 x 512 face, like the presets'.
+            :class:`Degradation` that is to differ. Overriding blur values are pixels of a
+            512 x 512 face, like the presets'.
         face_size: side of the face in pixels.
 
     Raises:
@@ -184,7 +187,7 @@ def _parse(key: str, value: Any, kind: str) -> Any:
     return tuple(number(v) for v in items) if is_range else number(items[0])
 
 
-def anisotropic_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float) -> Image:
+def anisotropic_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float) -> NDArray[Any]:
     """Return a rotated Gaussian kernel, (size, size), sum 1, as ``bivariate_Gaussian`` of BasicSR does.
 
     Args:

@@ -12,9 +12,9 @@ from torch.utils.data import Sampler
 class Draw(int):
     """An index into a dataset that also says which draw of the run it is.
 
-    Any dataset can use it as the plain index it is. A dataset with random transforms seeds them with ``draw``:
-    two draws of one image differ, whichever epoch, worker or process they fall to, and a repeated run repeats
-    them.
+    Any dataset can use it as the plain index it is. A dataset with random transforms seeds them with
+    ``draw``: two draws of one image differ, whichever epoch, worker or process they fall to, and a repeated
+    run repeats them.
     """
 
     draw: int
@@ -44,7 +44,8 @@ class ResumableSampler(Sampler[int]):
     """Shuffle a dataset among processes; takes the place of BasicSR's ``EnlargedSampler`` and its arguments.
 
     An epoch is ``ceil(len(dataset) * ratio / num_replicas)`` samples a process. Every image is seen once
-    before any is seen again. The order depends on the dataset's ``seed`` (0 where it has none) and the epoch alone.
+    before any is seen again. The order depends on the dataset's ``seed`` (0 where it has none) and the
+    epoch alone.
 
     Args:
         dataset: any sized dataset.

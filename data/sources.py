@@ -17,88 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from .option_map import OptionMap
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-
-# Keys of a dataset's options that BasicSR's launcher and loader read, not the dataset.
-LOADER_KEYS = frozenset(
-    {
-        "name",
-        "type",
-        "phase",
-        "scale",
-        "batch_size_per_gpu",
-        "num_worker_per_gpu",
-        "dataset_enlarge_ratio",
-        "prefetch_mode",
-        "num_prefetch_queue",
-        "pin_memory",
-        "persistent_workers",
-    }
-)
-
-
-class OptionMap:
-    """A dataset's options, read one by one with their defaults; whatever is left over is an error.
-
-    Args:
-        opt: the mapping under ``datasets: train:`` or ``datasets: val:``.
-        kind: name of the dataset class, for messages.
-    """
-
-    def __init__(self, opt: Mapping[str, Any], kind: str) -> None:
-        self._opt = opt
-        self._kind = kind
-        self._known: list[str] = []
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, or ``default`` where it is absent or null."""
-        self._known.append(key)
-        value = self._opt.get(key)
-        return default if value is None else value
-
-    def require(self, key: str) -> Any:
-        """Return the value of ``key``.
-
-        Raises:
-            ValueError: it is absent; the message names it.
-        """
-        value = self.get(key)
-        if value is None:
-            raise ValueError(f"{self._kind}: the option `{key}` is missing")
-        return value
-
-    def integer(self, key: str, default: int | None = None, minimum: int = 1) -> int | None:
-        """Return a whole number of at least ``minimum``, or ``default``.
-
-        Raises:
-            ValueError: it is something else; the message names it.
-        """
-        value = self.get(key, default)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
-            raise ValueError(f"{self._kind}: `{key}: {value}` must be a whole number of at least {minimum}")
-        return value
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        """Return a truth value.
-
-        Raises:
-            ValueError: it is something else; the message names it.
-        """
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise ValueError(f"{self._kind}: `{key}: {value}` must be true or false")
-        return value
-
-    def finish(self) -> None:
-        """Check that every option was read.
-
-        Raises:
-            ValueError: some were not; the message names them.
-        """
-        unknown = [key for key in self._opt if key not in LOADER_KEYS and key not in self._known]
-        if unknown:
-            known = ", ".join(sorted(self._known))
-            raise ValueError(f"{self._kind}: unknown option {', '.join(unknown)}; the options are {known}")
 
 
 class ImageSource(Protocol):
@@ -230,7 +151,7 @@ def open_source(options: OptionMap, option: str) -> ImageSource:
 def choose(keys: list[str], count: int | None, seed: int) -> list[int]:
     """Choose ``count`` of the keys at random; the choice depends on the keys and the seed alone.
 
-    With one seed a smaller choice is part of every larger one, and a key's rank does not depend on the others.
+    With one seed a smaller choice is part of every larger one, and no key's rank depends on the others.
 
     Returns:
         Ascending positions in ``keys``; all of them for ``count`` None.
@@ -246,7 +167,7 @@ def choose(keys: list[str], count: int | None, seed: int) -> list[int]:
     return sorted(sorted(range(len(keys)), key=rank.__getitem__)[:count])
 
 
-def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
+def decode(encoded: bytes, name: str) -> NDArray[Any]:
     """Decode an image file's bytes to RGB, (H, W, 3) uint8.
 
     Gray becomes RGB, alpha is dropped, the EXIF orientation is obeyed.
@@ -263,7 +184,7 @@ def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def fit(image: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
+def fit(image: NDArray[Any], size: int | None) -> NDArray[Any]:
     """Return the central square of an image at ``size`` x ``size``: area average to shrink, cubic to enlarge.
 
     ``size`` None leaves the image as it is.
@@ -291,11 +212,11 @@ class FaceImages:
 
     def __init__(self, options: OptionMap, option: str, size: int | None) -> None:
         self._source = open_source(options, option)
-        seed = options.integer("n_images_seed", 0, minimum=0)
-        self._positions = choose(self._source.keys, options.integer("n_images"), seed or 0)
+        seed = options.integer("n_images_seed", default=0, minimum=0)
+        self._positions = choose(self._source.keys, options.optional_integer("n_images"), seed)
         self._size = size
         # Held by the dataset before its workers are forked, so that they share one copy.
-        self._cache: list[NDArray[np.uint8]] | None = None
+        self._cache: list[NDArray[Any]] | None = None
         if options.flag("cache"):
             self._cache = [self._read(index) for index in range(len(self))]
 
@@ -311,7 +232,7 @@ class FaceImages:
         """Return what a message calls the image."""
         return self._source.path(self._positions[index])
 
-    def image(self, index: int) -> NDArray[np.float32]:
+    def image(self, index: int) -> NDArray[Any]:
         """Return face ``index``, RGB (H, W, 3), float32 in [0, 1], the caller's to change.
 
         Raises:
@@ -320,11 +241,11 @@ class FaceImages:
         pixels = self._read(index) if self._cache is None else self._cache[index]
         return pixels.astype(np.float32) / 255
 
-    def _read(self, index: int) -> NDArray[np.uint8]:
+    def _read(self, index: int) -> NDArray[Any]:
         encoded = self._source.encoded(self._positions[index])
         return fit(decode(encoded, self.path(index)), self._size)
 
 
-def to_tensor(image: NDArray[np.float32]) -> Tensor:
+def to_tensor(image: NDArray[Any]) -> Tensor:
     """Turn (H, W, 3) into a contiguous tensor (3, H, W) of the same values."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
