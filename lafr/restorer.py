@@ -1,0 +1,394 @@
+"""`LAFRer`: a photo in, a restored photo out. A drop-in for GFPGAN's `GFPGANer`."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from lafr import faces as face_geometry
+from lafr.batching import FaceRunner
+from lafr.images import Photo, read_image, to_uint8
+from lafr.networks import load_network, pick_device
+
+if TYPE_CHECKING:
+    from lafr.detectors import Face
+
+logger = logging.getLogger(__name__)
+
+HELD_PIXELS = 64_000_000
+"""Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
+
+
+class FaceDetector(Protocol):
+    """What finds faces; `lafr.detectors.build_detector` makes one."""
+
+    name: str
+
+    def detect(self, image: np.ndarray, /) -> list[Face]:
+        """Return the faces of a (H, W, 3) BGR uint8 photo, in its pixels."""
+
+
+class BackgroundUpsampler(Protocol):
+    """What enlarges the photo around the faces, as Real-ESRGAN's `RealESRGANer` does."""
+
+    def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, Any]:
+        """Return the enlarged (H, W, 3) BGR picture first."""
+
+
+@dataclass
+class RestoredPhoto:
+    """All that is known of one photo: the names are those that callers of `GFPGANer.face_helper` use.
+
+    Lists have one entry a face, faces from left to right.
+
+    Attributes:
+        input_img: (H, W, 3) BGR uint8 or uint16, or None where the photo could not be read.
+        upscale_factor: enlargement asked for.
+        face_size: side of the crops in pixels.
+        det_faces: (5,) float: x0, y0, x1, y1 in photo pixels, score.
+        all_landmarks_5: (5, 2) photo pixels.
+        affine_matrices: (2, 3), photo pixels to crop pixels.
+        cropped_faces: (S, S, 3) BGR of the photo's type, what the network saw.
+        restored_faces: (S, S, 3) BGR of the photo's type.
+        restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
+        restored_alpha: (H * upscale, W * upscale) or None.
+        photo: the photo as read, with its metadata.
+        error: why this photo was not restored, or None.
+    """
+
+    upscale_factor: float
+    face_size: int
+    input_img: np.ndarray | None = None
+    det_faces: list[np.ndarray] = field(default_factory=list)
+    all_landmarks_5: list[np.ndarray] = field(default_factory=list)
+    affine_matrices: list[np.ndarray] = field(default_factory=list)
+    cropped_faces: list[np.ndarray] = field(default_factory=list)
+    restored_faces: list[np.ndarray] = field(default_factory=list)
+    restored_img: np.ndarray | None = None
+    restored_alpha: np.ndarray | None = None
+    photo: Photo | None = None
+    error: Exception | None = None
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Exact enlargement in x and y: whole pixels make it differ a little from `upscale_factor`."""
+        if self.input_img is None or self.restored_img is None:
+            return self.upscale_factor, self.upscale_factor
+        height, width = self.input_img.shape[:2]
+        return self.restored_img.shape[1] / width, self.restored_img.shape[0] / height
+
+
+@dataclass
+class _Pending:
+    """A photo in the queue: its faces wait for the network."""
+
+    result: RestoredPhoto
+    outputs: list[np.ndarray | None]
+    missing: int
+
+    @property
+    def pixels(self) -> int:
+        image = self.result.input_img
+        return 0 if image is None else image.shape[0] * image.shape[1]
+
+
+class LAFRer:
+    """Restore the faces of photos.
+
+    Args:
+        model_path: folder of a network (config.json, model.safetensors); None for `model`.
+        upscale: enlargement of whole photos, above 0; need not be whole.
+        arch: "lafr". GFPGANer's values name networks that are not in such a folder.
+        channel_multiplier: GFPGANer's argument; nothing but None has a meaning here.
+        bg_upsampler: enlarges what is around the faces; None for Lanczos interpolation.
+        device: "cpu", "cuda", ...; None or "auto" for a GPU where there is one.
+        model: name of a bundled network (`lafr.networks.MODELS`), a folder, or a module that maps
+            (B, 3, S, S) RGB in [0, 1] to the same and has S as `image_size`.
+        detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
+        batch_size: faces that go through the network at once, of one photo or of several.
+        precision: "fp32", "fp16" or "bf16".
+        eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
+
+    Raises:
+        ValueError: an argument that cannot be used; the message names it.
+        FileNotFoundError: the network's folder is missing or incomplete.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path | None = None,
+        upscale: float = 2,
+        arch: str = "lafr",
+        channel_multiplier: int | None = None,
+        bg_upsampler: BackgroundUpsampler | None = None,
+        device: str | torch.device | None = None,
+        *,
+        model: str | Path | nn.Module = "mini",
+        detection_model: str | FaceDetector = "auto",
+        batch_size: int = 8,
+        precision: str = "fp32",
+        eye_dist_threshold: float = 5,
+    ) -> None:
+        if arch != "lafr":
+            raise ValueError(f"arch={arch!r}: LAFRer runs LAFR networks only; leave arch out or pass 'lafr'")
+        if channel_multiplier is not None:
+            raise ValueError("channel_multiplier belongs to GFPGAN's StyleGAN2 decoder; leave it out")
+        if model_path is not None and model != "mini":
+            raise ValueError("model_path and model name the network twice; pass one of them")
+        if not upscale > 0:
+            raise ValueError(f"upscale must be above 0; got {upscale}")
+        self.upscale = upscale
+        self.bg_upsampler = bg_upsampler
+        self.device = pick_device(device)
+        network = load_network(model if model_path is None else model_path, self.device)
+        self.face_size = int(network.image_size)  # type: ignore[arg-type]
+        self._runner = FaceRunner(network, self.device, batch_size, precision)
+        self.detector: FaceDetector
+        if isinstance(detection_model, str):
+            from lafr.detectors import build_detector
+
+            self.detector = build_detector(detection_model, device=str(self.device))
+        else:
+            self.detector = detection_model
+        self.eye_dist_threshold = eye_dist_threshold
+        self.face_helper = RestoredPhoto(upscale, self.face_size)
+        """What is known of the photo last given to `enhance`."""
+
+    def enhance(
+        self,
+        img: np.ndarray,
+        has_aligned: bool = False,
+        only_center_face: bool = False,
+        paste_back: bool = True,
+        weight: float = 0.5,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray | None]:
+        """Restore one photo.
+
+        Args:
+            img: (H, W, 3) BGR uint8 or uint16; also (H, W) gray and (H, W, 4) BGRA.
+            has_aligned: the photo is one face, aligned as FFHQ is; must be square.
+            only_center_face: restore only the face nearest to the photo's centre.
+            paste_back: also make the whole photo.
+            weight: 0 to 1, how closely faces follow the photo, as in CodeFormer: 0 is the network's result
+                alone; 0.5 takes colours and shading from the photo; above, ever finer structure with its
+                flaws; 1 changes nothing. See `lafr.faces.keep_tones`.
+
+        Returns:
+            Faces as cropped, faces as restored (each (S, S, 3) BGR), and the photo enlarged by `upscale` with the
+            faces in place (None with `has_aligned` or without `paste_back`); BGRA if `img` is. Without a face
+            the photo is enlarged only. All have the type of `img`; a gray photo's faces stay gray.
+
+        Raises:
+            ValueError: `img` or `weight` cannot be used.
+        """
+        (result,) = self.enhance_many(
+            [img],
+            has_aligned=has_aligned,
+            only_center_face=only_center_face,
+            paste_back=paste_back,
+            weight=weight,
+        )
+        if result.error is not None:
+            raise result.error
+        self.face_helper = result
+        restored = result.restored_img
+        if restored is not None and result.restored_alpha is not None:
+            restored = np.dstack((restored, result.restored_alpha))
+        return result.cropped_faces, result.restored_faces, restored
+
+    def enhance_many(
+        self,
+        images: Iterable[np.ndarray | str | Path],
+        *,
+        has_aligned: bool = False,
+        only_center_face: bool = False,
+        paste_back: bool = True,
+        weight: float = 0.5,
+    ) -> Iterator[RestoredPhoto]:
+        """Restore photos one after the other, their faces in common batches.
+
+        Photos are read when their turn comes, and memory is bounded by `HELD_PIXELS`, not by their number. One
+        that fails gives a result with `error`; the others are not touched by it.
+
+        Args:
+            images: arrays as `enhance` takes them, or paths.
+            has_aligned: see `enhance`, as for all that follow.
+            only_center_face: restore one face a photo.
+            paste_back: also make the whole photos.
+            weight: how closely faces follow the photo.
+
+        Yields:
+            One result a photo, in the order given.
+
+        Raises:
+            ValueError: `weight` is not within 0 to 1.
+        """
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must be within 0 (network) to 1 (photo); got {weight}")
+        return self._stream(images, has_aligned, only_center_face, paste_back and not has_aligned, weight)
+
+    def _stream(
+        self,
+        images: Iterable[np.ndarray | str | Path],
+        has_aligned: bool,
+        only_center_face: bool,
+        paste_back: bool,
+        weight: float,
+    ) -> Iterator[RestoredPhoto]:
+        photos: deque[_Pending] = deque()
+        waiting: deque[tuple[_Pending, int]] = deque()
+        for image in images:
+            pending = self._prepare(image, has_aligned, only_center_face)
+            photos.append(pending)
+            waiting.extend((pending, index) for index in range(pending.missing))
+            held = sum(photo.pixels for photo in photos)
+            full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
+            while len(waiting) >= (1 if full else self._runner.batch_size):
+                self._run_batch(waiting)
+            while photos and not photos[0].missing:
+                yield self._finish(photos.popleft(), paste_back, weight)
+        while photos:
+            while photos[0].missing:
+                self._run_batch(waiting)
+            yield self._finish(photos.popleft(), paste_back, weight)
+
+    def _prepare(self, image: np.ndarray | str | Path, has_aligned: bool, only_center_face: bool) -> _Pending:
+        """Read, detect and crop; a failure is kept in the result."""
+        result = RestoredPhoto(self.upscale, self.face_size)
+        try:
+            photo = read_image(image) if isinstance(image, (str, Path)) else as_photo(image)
+            result.photo, result.input_img = photo, photo.bgr
+            if has_aligned:
+                result.cropped_faces = [self._fit(photo.bgr)]
+            else:
+                self._crop(result, photo.bgr, only_center_face)
+        except Exception as error:  # one bad photo must not stop the others
+            _fail(result, error)
+        count = len(result.cropped_faces)
+        return _Pending(result, [None] * count, count)
+
+    def _fit(self, face: np.ndarray) -> np.ndarray:
+        height, width = face.shape[:2]
+        if height != width:
+            raise ValueError(f"an aligned face must be square; got {width} x {height} px")
+        shrinks = height > self.face_size
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return cv2.resize(face, (self.face_size, self.face_size), interpolation=interpolation)
+
+    def _crop(self, result: RestoredPhoto, image: np.ndarray, only_center_face: bool) -> None:
+        height, width = image.shape[:2]
+        if min(height, width) <= 2 * self.eye_dist_threshold:
+            return  # smaller than the smallest face
+        found = self.detector.detect(to_uint8(image))
+        found = [f for f in found if np.linalg.norm(f.landmarks[1] - f.landmarks[0]) >= self.eye_dist_threshold]
+        found.sort(key=lambda f: float(f.box[0] + f.box[2]))
+        if only_center_face and found:
+            center = np.array([width, height]) / 2
+            found = [min(found, key=lambda f: float(np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - center)))]
+        for face in found:
+            matrix = face_geometry.align_matrix(face.landmarks, self.face_size)
+            result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
+            result.all_landmarks_5.append(face.landmarks)
+            result.affine_matrices.append(matrix)
+            result.cropped_faces.append(face_geometry.warp_face(image, matrix, self.face_size))
+
+    def _run_batch(self, waiting: deque[tuple[_Pending, int]]) -> None:
+        batch: list[tuple[_Pending, int]] = []
+        while waiting and len(batch) < self._runner.batch_size:
+            pending, index = waiting.popleft()
+            pending.missing -= 1
+            if pending.result.error is None:
+                batch.append((pending, index))
+        crops = [to_unit_range(pending.result.cropped_faces[index]) for pending, index in batch]
+        try:
+            outputs: Sequence[np.ndarray | None] = self._runner([crop[..., ::-1] for crop in crops])
+        except Exception as error:
+            for pending, _ in batch:
+                _fail(pending.result, error)
+            return
+        for (pending, index), output in zip(batch, outputs, strict=True):
+            pending.outputs[index] = None if output is None else output[..., ::-1]
+            if output is None:
+                _fail(pending.result, FloatingPointError("the network's result is not finite, even in fp32"))
+
+    def _finish(self, pending: _Pending, paste_back: bool, weight: float) -> RestoredPhoto:
+        result = pending.result
+        if result.error is not None or result.input_img is None:
+            return result
+        try:
+            image = result.input_img
+            gray = face_geometry.is_gray(image)
+            top = np.iinfo(image.dtype).max
+            for crop, output in zip(result.cropped_faces, pending.outputs, strict=True):
+                face = face_geometry.keep_tones(np.ascontiguousarray(output), to_unit_range(crop), weight)
+                face = face_geometry.to_gray(face) if gray else face
+                result.restored_faces.append(np.rint(np.clip(face, 0, 1) * top).astype(image.dtype))
+            if paste_back:
+                self._paste(result, image)
+        except Exception as error:
+            _fail(result, error)
+        return result
+
+    def _paste(self, result: RestoredPhoto, image: np.ndarray) -> None:
+        height, width = image.shape[:2]
+        size = (max(1, round(width * self.upscale)), max(1, round(height * self.upscale)))
+        if self.bg_upsampler is None:
+            canvas = _resized(image, size, cv2.INTER_LANCZOS4)
+        else:
+            canvas = self.bg_upsampler.enhance(image, outscale=self.upscale)[0]
+            if canvas.dtype != image.dtype:
+                raise TypeError(f"bg_upsampler gave {canvas.dtype} for a photo of {image.dtype}")
+            canvas = _resized(canvas, size, cv2.INTER_LANCZOS4)
+        result.restored_img = canvas
+        if result.photo is not None and result.photo.alpha is not None:
+            result.restored_alpha = _resized(result.photo.alpha, size, cv2.INTER_LINEAR)
+        matrices = result.affine_matrices
+        for index, (matrix, face) in enumerate(zip(matrices, result.restored_faces, strict=True)):
+            neighbours = matrices[:index] + matrices[index + 1 :]
+            face_geometry.paste_face(canvas, face, matrix, result.scale, neighbours)
+
+
+def as_photo(image: np.ndarray) -> Photo:
+    """Wrap an array given to `LAFRer.enhance`.
+
+    Raises:
+        ValueError: not a (H, W), (H, W, 3) or (H, W, 4) array of uint8 or uint16.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"img must be an array; got {type(image).__name__} (cv2.imread gives None for bad files)")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        raise ValueError(f"img must be (H, W), (H, W, 3) or (H, W, 4); got {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"img must be uint8 or uint16, BGR; got {image.dtype}")
+    bgr = image[..., [0, 0, 0]] if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
+    return Photo(bgr=bgr, alpha=image[..., 3] if image.shape[2] == 4 else None, gray=image.shape[2] == 1)
+
+
+def to_unit_range(image: np.ndarray) -> np.ndarray:
+    """Return a uint8 or uint16 picture as float32 in [0, 1]."""
+    return image.astype(np.float32) / np.iinfo(image.dtype).max
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], enlarge: int) -> np.ndarray:
+    """Return a copy of (width, height) `size`."""
+    if size == (image.shape[1], image.shape[0]):
+        return image.copy()
+    shrinks = size[0] < image.shape[1]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else enlarge)
+
+
+def _fail(result: RestoredPhoto, error: Exception) -> None:
+    logger.debug("photo failed", exc_info=error)
+    result.error = result.error or error
+    result.restored_faces, result.restored_img, result.restored_alpha = [], None, None

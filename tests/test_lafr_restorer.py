@@ -1,0 +1,365 @@
+"""LAFRer keeps GFPGANer's interface, batches faces over photos, and survives what goes wrong."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lafr import restorer
+from lafr.background import RealESRGANBackground
+from lafr.batching import FaceRunner
+from lafr.faces import FACE_TEMPLATE_512
+from lafr.networks import load_network, pick_device
+from lafr.restorer import LAFRer
+
+SIZE = 64
+CPU = torch.device("cpu")
+
+
+class Invert(nn.Module):
+    """Turns a face into its negative; counts how many faces came at once."""
+
+    image_size = SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1:] == (3, SIZE, SIZE)
+        assert x.min() >= 0
+        assert x.max() <= 1
+        self.batches.append(len(x))
+        return 1 - x
+
+
+@dataclass
+class Found:
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float = 0.9
+
+
+def found(x: float, y: float, side: float = 60) -> Found:
+    points = (FACE_TEMPLATE_512 - 255.5) * (side / 512) + [x, y]
+    return Found(np.array([x - side / 3, y - side / 3, x + side / 3, y + side / 3]), points)
+
+
+class FixedDetector:
+    """Finds the same faces in every photo that is not black."""
+
+    name = "fixed"
+
+    def __init__(self, *faces: Found) -> None:
+        self.faces = list(faces)
+
+    def detect(self, image: np.ndarray) -> list[Found]:
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        return list(self.faces) if image.any() else []
+
+
+def build(*faces: Found, **options: object) -> LAFRer:
+    options = {"model": Invert(), "device": "cpu", "upscale": 1} | options
+    return LAFRer(detection_model=FixedDetector(*faces), **options)  # type: ignore[arg-type]
+
+
+def photo(value: int = 60, height: int = 120, width: int = 160) -> np.ndarray:
+    ramp = np.linspace(0, 60, width).astype(np.uint8)[None, :, None]
+    return np.tile(ramp, (height, 1, 3)) + np.array([value, value + 40, value + 80], np.uint8)
+
+
+def test_signature_is_that_of_gfpganer():
+    names = list(inspect.signature(LAFRer.__init__).parameters)[1:7]
+    assert names == ["model_path", "upscale", "arch", "channel_multiplier", "bg_upsampler", "device"]
+    parameters = inspect.signature(LAFRer.enhance).parameters.values()
+    assert [(p.name, p.default) for p in parameters][2:] == [
+        ("has_aligned", False),
+        ("only_center_face", False),
+        ("paste_back", True),
+        ("weight", 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arch": "clean"}, "arch='clean'"),
+        ({"channel_multiplier": 2}, "channel_multiplier"),
+        ({"upscale": 0}, "upscale"),
+        ({"model_path": "a", "model": "b"}, "twice"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"precision": "fp8"}, "precision"),
+        ({"device": "no such"}, "unknown"),
+        ({"model": nn.Identity()}, "image_size"),
+    ],
+)
+def test_arguments_without_a_meaning_are_refused(options: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        build(**options)
+
+
+def test_a_missing_network_is_named():
+    with pytest.raises(FileNotFoundError, match="config.json does not exist; pass one of mini"):
+        load_network("no/such/folder", CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is present")
+def test_device_choice_without_a_gpu():
+    assert pick_device("auto") == pick_device(None) == CPU
+    with pytest.raises(ValueError, match="sees no CUDA GPU"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_faces_are_restored_and_pasted(dtype: type):
+    image = photo().astype(dtype) * (257 if dtype == np.uint16 else 1)
+    network = build(found(50, 60), found(115, 60), upscale=2)
+    before = image.copy()
+    cropped, restored, whole = network.enhance(image, weight=0)
+    top = np.iinfo(dtype).max
+    assert len(cropped) == len(restored) == 2
+    assert whole is not None
+    assert whole.dtype == restored[0].dtype == dtype
+    assert whole.shape == (240, 320, 3)
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(restored[0], top - cropped[0])
+    expected = top - image[60, 50].astype(float)
+    np.testing.assert_allclose(whole[120, 100], expected, atol=top / 60)
+    lanczos = cv2.resize(image, (320, 240), interpolation=cv2.INTER_LANCZOS4)
+    np.testing.assert_array_equal(whole[:40], lanczos[:40])
+
+
+def test_helper_holds_what_gfpgan_users_read():
+    network = build(found(115, 60), found(50, 60))
+    image = photo()
+    network.enhance(image)
+    helper = network.face_helper
+    assert [box[0] for box in helper.det_faces] == [30, 95]  # from left to right
+    assert helper.det_faces[0].shape == (5,)
+    np.testing.assert_allclose(helper.all_landmarks_5[0].mean(axis=0), found(50, 60).landmarks.mean(axis=0))
+    assert helper.affine_matrices[0].shape == (2, 3)
+    assert len(helper.cropped_faces) == len(helper.restored_faces) == 2
+    assert helper.input_img is image or (helper.input_img == image).all()
+
+
+def test_center_face_and_small_faces():
+    far, near, tiny = found(30, 60), found(90, 60), found(80, 60, side=15)
+    cropped, *_ = build(far, near, tiny).enhance(photo(), only_center_face=True)
+    assert len(cropped) == 1
+    network = build(far, near, tiny)
+    network.enhance(photo())
+    assert len(network.face_helper.det_faces) == 2  # eyes of `tiny` are 3.7 px apart
+    assert len(build(far, near, tiny, eye_dist_threshold=3).enhance(photo())[0]) == 3
+
+
+def test_aligned_faces_and_paste_back():
+    network = build()
+    face = photo(height=128, width=128)
+    cropped, restored, whole = network.enhance(face, has_aligned=True)
+    assert whole is None
+    assert cropped[0].shape == restored[0].shape == (SIZE, SIZE, 3)
+    np.testing.assert_array_equal(cropped[0], cv2.resize(face, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
+    with pytest.raises(ValueError, match="square"):
+        network.enhance(photo(), has_aligned=True)
+    assert build(found(80, 60)).enhance(photo(), paste_back=False)[2] is None
+
+
+def test_weight_is_a_path_from_the_network_to_the_photo():
+    image = photo()
+    network = build(found(80, 60))
+    distances = []
+    for weight in (0, 0.3, 0.5, 0.8, 1):
+        cropped, restored, _ = network.enhance(image, weight=weight)
+        distances.append(np.abs(cropped[0].astype(int) - restored[0]).mean())
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] == 0
+    assert distances[0] > distances[1] > distances[2]
+    with pytest.raises(ValueError, match="weight must be within"):
+        network.enhance(image, weight=1.5)
+
+
+def test_a_photo_without_a_face_is_enlarged():
+    image = np.zeros((30, 41, 3), np.uint8)
+    cropped, restored, whole = build(upscale=1.5).enhance(image)
+    assert cropped == restored == []
+    assert whole is not None
+    assert whole.shape == (45, 62, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (300, 2, 3)])
+def test_tiny_photos_have_no_face(shape: tuple[int, int, int]):
+    whole = build(found(1, 1), upscale=2).enhance(np.full(shape, 9, np.uint8))[2]
+    assert whole is not None
+    np.testing.assert_array_equal(whole, np.full((shape[0] * 2, shape[1] * 2, 3), 9))
+
+
+def test_gray_photos_stay_gray_and_alpha_is_kept():
+    class Tint(Invert):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * torch.tensor([1.0, 0.5, 0.2])[:, None, None]
+
+    image = photo()
+    for gray in (image[..., 0], image[..., :1].repeat(3, axis=2)):
+        _, restored, whole = build(found(80, 60), model=Tint()).enhance(gray)
+        assert whole is not None
+        for picture in (*restored, whole):
+            assert (picture[..., 0] == picture[..., 1]).all()
+            assert (picture[..., 1] == picture[..., 2]).all()
+    alpha = np.random.default_rng(0).integers(0, 256, (120, 160), dtype=np.uint8)
+    whole = build(found(80, 60)).enhance(np.dstack((image, alpha)))[2]
+    assert whole is not None
+    np.testing.assert_array_equal(whole[..., 3], alpha)
+
+
+@pytest.mark.parametrize(
+    "bad", [None, np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_useless_arrays_are_refused(bad: np.ndarray):
+    with pytest.raises(ValueError, match="img must be"):
+        build().enhance(bad)
+
+
+def test_faces_of_several_photos_share_batches_and_order_is_kept(tmp_path: Path):
+    model = Invert()
+    network = build(found(50, 60), found(115, 60), model=model, batch_size=4)
+    (tmp_path / "bad.png").write_bytes(b"")
+    cv2.imwrite(str(tmp_path / "good.png"), photo(90))
+    items = [photo(60), np.zeros((20, 20, 3), np.uint8), tmp_path / "bad.png", photo(70), str(tmp_path / "good.png")]
+    results = list(network.enhance_many(items))
+    assert model.batches == [4, 2]
+    assert [len(result.restored_faces) for result in results] == [2, 0, 0, 2, 2]
+    assert [result.error is None for result in results] == [True, True, False, True, True]
+    assert "bad.png" in str(results[2].error)
+    alone = [build(found(50, 60), found(115, 60)).enhance(items[i])[2] for i in (0, 3)]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(results[0].restored_img, alone[0])
+    np.testing.assert_array_equal(results[3].restored_img, alone[1])
+
+
+def test_photos_are_read_as_results_are_taken(monkeypatch: pytest.MonkeyPatch):
+    taken = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield photo()
+
+    results = build(found(80, 60), batch_size=3).enhance_many(endless())
+    for _ in range(5):
+        next(results)
+    assert taken <= 9
+    monkeypatch.setattr(restorer, "HELD_PIXELS", 2 * 120 * 160)
+    taken = 0
+    next(build(found(80, 60), batch_size=100).enhance_many(endless()))
+    assert taken == 3  # large photos do not wait until a hundred faces are there
+
+
+class Fails(Invert):
+    """Runs out of memory above `limit` faces."""
+
+    def __init__(self, limit: int, message: str) -> None:
+        super().__init__()
+        self.limit, self.message = limit, message
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise RuntimeError(self.message)
+        return super().forward(x)
+
+
+def test_batches_shrink_when_memory_runs_out(caplog: pytest.LogCaptureFixture):
+    faces = list(np.random.default_rng(0).random((7, SIZE, SIZE, 3), dtype=np.float32))
+    model = Fails(2, "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried")
+    runner = FaceRunner(model, CPU, batch_size=7)
+    with caplog.at_level(logging.WARNING):
+        results = runner(faces)
+    for face, result in zip(faces, results, strict=True):
+        np.testing.assert_allclose(result, 1 - face, atol=1e-6)
+    assert model.batches == [1] * 7  # 7, 3, 1: halved for good
+    assert "out of memory with 7 faces" in caplog.text
+    with pytest.raises(RuntimeError, match="out of memory"):
+        FaceRunner(Fails(0, "CUDA out of memory"), CPU)(faces[:1])
+    with pytest.raises(RuntimeError, match="shape"):  # other errors are not retried
+        FaceRunner(Fails(2, "shape mismatch"), CPU)(faces)
+
+
+class Overflows(Invert):
+    """Gives infinities in bfloat16 for dark faces."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        if not torch.is_autocast_enabled("cpu"):
+            return 1 - x
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) < 0.5, torch.inf, 1 - x)
+
+
+def test_a_face_that_is_not_finite_is_repeated_in_fp32(caplog: pytest.LogCaptureFixture):
+    faces = [np.full((SIZE, SIZE, 3), value, np.float32) for value in (0.9, 0.1, 0.8)]
+    model = Overflows()
+    results = FaceRunner(model, CPU, precision="bf16")(faces)
+    assert model.batches == [3, 1]
+    np.testing.assert_allclose(results[1], 0.9, atol=1e-6)
+    assert "repeated in fp32" in caplog.text
+
+
+def test_a_network_that_fails_on_one_photo_leaves_the_others():
+    class Nan(Invert):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > 0.6, torch.nan, 1 - x)
+
+    network = build(found(50, 60), found(115, 60), model=Nan(), batch_size=1)
+    results = list(network.enhance_many([photo(10), photo(110), photo(20)]))
+    assert [type(result.error) for result in results] == [type(None), FloatingPointError, type(None)]
+    assert len(results[2].restored_faces) == 2
+    assert results[1].restored_img is None
+
+
+class Doubler(nn.Module):
+    """A stand-in for Real-ESRGAN that sees one pixel to each side."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] % 2 == x.shape[-2] % 2 == 0
+        x = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_background_tiles_leave_no_trace(dtype: type):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (45, 62, 3)).astype(dtype)
+    whole = RealESRGANBackground(Doubler(), CPU, tile=0).enhance(image)[0]
+    tiled = RealESRGANBackground(Doubler(), CPU, tile=16).enhance(image)[0]
+    np.testing.assert_array_equal(tiled[:88], whole[:88])  # the last row of an odd photo is padded
+    assert whole.shape == (90, 124, 3)
+    mean = image[9:12, 19:22].reshape(9, 3).mean(axis=0)
+    np.testing.assert_allclose(whole[20, 40], mean, atol=0.51)
+    assert RealESRGANBackground(Doubler(), CPU).enhance(image, outscale=3.5)[0].shape == (158, 217, 3)
+    with pytest.raises(ValueError, match="bg_tile"):
+        RealESRGANBackground(Doubler(), CPU, tile=-2)
+
+
+def test_background_upsampler_is_used_and_faces_go_on_top():
+    class Flat:
+        def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, None]:
+            return np.full((int(img.shape[0] * 4), int(img.shape[1] * 4), 3), 7, np.uint8), None
+
+    whole = build(found(80, 60), bg_upsampler=Flat(), upscale=2).enhance(photo(), weight=0)[2]
+    assert whole is not None
+    assert whole.shape == (240, 320, 3)
+    assert (whole[:20] == 7).all()
+    np.testing.assert_allclose(whole[120, 160], 255 - photo()[60, 80].astype(float), atol=3)
+
+
+def test_realesrgan_weights_of_another_network_are_refused(tmp_path: Path):
+    torch.save({"params_ema": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="not the weights of RealESRGAN_x2plus"):
+        RealESRGANBackground.from_file(tmp_path / "x.pth", CPU)
