@@ -78,9 +78,7 @@ class Degradation:
                 continue
             low, high = value if isinstance(value, tuple) else (value, value)
             if not lowest <= low <= high <= highest:
-                raise ValueError(
-                    f"{name}: {value} must lie within {lowest:g} to {highest:g}, low before high"
-                )
+                raise ValueError(f"{name}: {value} must lie within {lowest:g} to {highest:g}, low before high")
 
     def scaled(self, face_size: int) -> Degradation:
         """Return this degradation for faces of ``face_size`` pixels.
@@ -91,12 +89,10 @@ class Degradation:
         factor = face_size / REFERENCE_SIZE
         low, high = self.blur_sigma
         radius = round((self.blur_kernel_size - 1) / 2 * factor)
-        return dataclasses.replace(
-            self, blur_sigma=(low * factor, high * factor), blur_kernel_size=2 * radius + 1
-        )
+        return dataclasses.replace(self, blur_sigma=(low * factor, high * factor), blur_kernel_size=2 * radius + 1)
 
 
-_SMALLEST = 1e-3
+_SMALLEST = 1e-6  # OpenCV takes a sigma of 0 as "choose one"
 _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("blur_sigma", _SMALLEST, math.inf),
     ("downsample_range", 0.1, math.inf),
@@ -125,9 +121,7 @@ PRESETS: dict[str, Degradation] = {
         gray_prob=0.01,
     ),
     # options/CodeFormer_stage2.yml and CodeFormer_stage3.yml of sczhou/CodeFormer
-    "codeformer2": Degradation(
-        blur_sigma=(1, 15), downsample_range=(4, 30), noise_range=(0, 20), jpeg_range=(30, 80)
-    ),
+    "codeformer2": Degradation(blur_sigma=(1, 15), downsample_range=(4, 30), noise_range=(0, 20), jpeg_range=(30, 80)),
     "codeformer3": Degradation(
         blur_sigma=(0.1, 10), downsample_range=(1, 12), noise_range=(0, 15), jpeg_range=(60, 100)
     ),
@@ -136,9 +130,7 @@ PRESETS: dict[str, Degradation] = {
         blur_sigma=(1, 15), downsample_range=(1, 30), noise_range=(0, 20), jpeg_range=(30, 100)
     ),
     # the paper's CelebA test: x4, blur, noise and JPEG as gfpgan; no colour change, which PSNR would measure
-    "celeba_x4": Degradation(
-        blur_sigma=(0.1, 10), downsample_range=(4, 4), noise_range=(0, 20), jpeg_range=(60, 100)
-    ),
+    "celeba_x4": Degradation(blur_sigma=(0.1, 10), downsample_range=(4, 4), noise_range=(0, 20), jpeg_range=(60, 100)),
 }
 
 
@@ -217,8 +209,8 @@ def compress_jpeg(image: Image, quality: int) -> Image:
     """Return an RGB image, (H, W, 3) in [0, 1], after JPEG at ``quality`` (1 to 100)."""
     bgr = cv2.cvtColor((image * 255).round().astype(np.uint8), cv2.COLOR_RGB2BGR)
     _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    return decoded.astype(np.float32) / 255
+    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
 
 
 def _gray(image: Image) -> Image:

@@ -53,8 +53,9 @@ class ImageFolder:
         if not files:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise FileNotFoundError(f"{option}: {root} holds no image file ({kinds})")
-        self._files = sorted(files, key=lambda p: p.relative_to(root).as_posix())
-        self.keys = [p.relative_to(root).with_suffix("").as_posix() for p in self._files]
+        named = sorted((p.relative_to(root).with_suffix("").as_posix(), p) for p in files)
+        self.keys = [key for key, _ in named]
+        self._files = [file for _, file in named]
 
     def path(self, index: int) -> str:
         """Return the file's path."""
@@ -95,10 +96,8 @@ class ImageLmdb:
         if not keys:
             raise FileNotFoundError(f"{option}: {meta} lists no image")
         self.keys = sorted(keys)
-        self._root = root
+        self._root = root.resolve()
         self._option = option
-        self._environment: lmdb.Environment | None = None
-        self._process = -1
 
     def path(self, index: int) -> str:
         """Return ``ROOT.lmdb/KEY``."""
@@ -110,19 +109,25 @@ class ImageLmdb:
         Raises:
             FileNotFoundError: ``meta_info.txt`` lists a key that the database lacks.
         """
-        # An environment must not be used across fork: each process opens its own.
-        if self._environment is None or self._process != os.getpid():
-            self._environment = lmdb.open(str(self._root), readonly=True, lock=False, readahead=False)
-            self._process = os.getpid()
-        with self._environment.begin(write=False) as transaction:
+        with _environment(str(self._root)).begin(write=False) as transaction:
             value = transaction.get(self.keys[index].encode("utf-8"))
         if value is None:
             raise FileNotFoundError(f"{self._option}: {self._root} has no key `{self.keys[index]}`")
         return bytes(value)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open environment behind when a worker process is spawned."""
-        return {**self.__dict__, "_environment": None}
+
+_environments: dict[str, tuple[int, lmdb.Environment]] = {}
+
+
+def _environment(root: str) -> lmdb.Environment:
+    """Return this process's one environment of ``root``: LMDB allows no second, and none inherited by fork."""
+    process, environment = _environments.get(root, (-1, None))
+    if environment is None or process != os.getpid():
+        if environment is not None:
+            environment.close()
+        environment = lmdb.open(root, readonly=True, lock=False, readahead=False)
+        _environments[root] = (os.getpid(), environment)
+    return environment
 
 
 def open_source(options: OptionMap, option: str) -> ImageSource:
@@ -142,9 +147,7 @@ def open_source(options: OptionMap, option: str) -> ImageSource:
     if backend not in ("disk", "lmdb"):
         raise ValueError(f"io_backend: type: {backend} is unknown; choose disk or lmdb")
     if (backend == "lmdb") != is_lmdb:
-        raise ValueError(
-            f"{option}: {root} does not fit io_backend: type: {backend} (lmdb folders end in .lmdb)"
-        )
+        raise ValueError(f"{option}: {root} does not fit io_backend: type: {backend} (lmdb folders end in .lmdb)")
     return ImageLmdb(root, option) if is_lmdb else ImageFolder(root, option)
 
 
@@ -223,6 +226,11 @@ class FaceImages:
     def __len__(self) -> int:
         """Return the number of faces."""
         return len(self._positions)
+
+    @property
+    def all_keys(self) -> list[str]:
+        """Names without suffix of everything in the source, subset or not, sorted."""
+        return self._source.keys
 
     def key(self, index: int) -> str:
         """Return the image's name without suffix."""
