@@ -1,0 +1,94 @@
+"""What a user's first minutes rest on: light imports, the console command, registration, the package's contents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lafr
+from lafr import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(code: str) -> str:
+    """Run ``code`` in a fresh interpreter outside the repository and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT.parent, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_import_is_light() -> None:
+    loaded = run_python("import sys, lafr; print(*sys.modules)").split()
+    heavy = {"torch", "numpy", "cv2", "basicsr", "PIL", "diffusers", "scipy", "skimage"} & set(loaded)
+    assert not heavy, "import lafr must load nothing heavy"
+
+
+def test_import_takes_under_a_fifth_of_a_second() -> None:
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        run_python(code)
+        return time.perf_counter() - start
+
+    extra = min(seconds("import lafr") for _ in range(3)) - min(seconds("pass") for _ in range(3))
+    assert extra < 0.2
+
+
+def test_packages_are_found_from_anywhere() -> None:
+    packages = ("lafr", *lafr.PLUGIN_PACKAGES)
+    found = run_python(f"from importlib.util import find_spec\nfor name in {packages}: print(find_spec(name).origin)")
+    folders = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data")
+    assert found.splitlines() == [str(ROOT / folder / "__init__.py") for folder in folders]
+
+
+def test_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'restorer_of_photos'"):
+        _ = lafr.restorer_of_photos
+
+
+def test_register_imports_every_plugin_once() -> None:
+    printed = run_python(
+        "import lafr, sys\n"
+        "lafr.register(); lafr.register()\n"
+        "from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY\n"
+        "for registry in (ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY):\n"
+        "    print(sum(value.__module__.startswith('lafr_') for _, value in registry))\n"
+        "print(*sys.modules)"
+    ).splitlines()
+    assert all(int(count) > 0 for count in printed[-5:-1]), "every registry has classes of this project"
+    for package in lafr.PLUGIN_PACKAGES:
+        folder = ROOT / ("data" if package == "lafr_data" else package)
+        for path in folder.glob("*.py"):
+            if path.stem.endswith(lafr.PLUGIN_SUFFIXES):
+                assert f"{package}.{path.stem}" in printed[-1].split()
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    listed = capsys.readouterr().out
+    for path in (ROOT / "lafr" / "commands").glob("[!_]*.py"):
+        name = path.stem.replace("_", "-")
+        assert name in listed
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([name, "--help"])
+        assert f"lafr {name}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"lafr {lafr.__version__}\n"
+
+
+def test_files_stay_readable() -> None:
+    folders = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "tests", "basicsr")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    too_long = {
+        str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text("utf-8").splitlines())) > 400
+    }
+    assert not too_long, f"files over 400 lines: {too_long}"
