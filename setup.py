@@ -58,7 +58,8 @@ setup(
         # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.13", "types-PyYAML", "types-tqdm"],
+        # ruff and mypy to the minor version: another would format or judge otherwise
+        "dev": ["pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["lafr = lafr.cli:main"]},
 )

@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=instance.serve_forever, daemon=True).start()
+    threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{instance.server_port}"
     instance.shutdown()
     instance.server_close()

@@ -45,6 +45,21 @@ def test_packages_are_found_from_anywhere() -> None:
     assert found.splitlines() == [str(ROOT / folder / "__init__.py") for folder in folders]
 
 
+def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("setuptools")
+    from distutils.core import run_setup
+
+    monkeypatch.chdir(ROOT)
+    packages = run_setup("setup.py", stop_after="init").packages
+    folders = {"lafr_data": ROOT / "data"} | {name: ROOT / name for name in lafr.PLUGIN_PACKAGES[:-1] + ("lafr",)}
+    expected = {
+        ".".join([name, *path.parent.relative_to(folder).parts])
+        for name, folder in folders.items()
+        for path in folder.rglob("__init__.py")
+    }
+    assert set(packages) == expected
+
+
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'restorer_of_photos'"):
         _ = lafr.restorer_of_photos
