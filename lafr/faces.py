@@ -189,7 +189,7 @@ def draw_box(canvas: np.ndarray, matrix: np.ndarray, size: int, scale: tuple[flo
     corners = _corners(_to_canvas(matrix, scale), -0.5, -0.5, size - 0.5, size - 0.5)
     top = int(np.iinfo(canvas.dtype).max)
     thickness = max(1, round(min(canvas.shape[:2]) / 300))
-    cv2.polylines(canvas, [np.rint(corners).astype(np.int32)], True, (0, top, 0), thickness, cv2.LINE_AA)
+    cv2.polylines(canvas, [np.rint(corners).astype(np.int32)], True, (0, top, 0), thickness)
 
 
 def _to_canvas(matrix: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

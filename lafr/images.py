@@ -121,9 +121,7 @@ def read_image(path: str | Path) -> Photo:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be read ({error.strerror or error}); check the file's permissions"
-        ) from None
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error}); check the file's permissions") from None
     if not data:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
     try:
@@ -134,14 +132,10 @@ def read_image(path: str | Path) -> Photo:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{path}: not an image, or of a format that is not supported; convert it to PNG"
-        ) from None
+        raise ImageError(f"{path}: not an image, or of a format that is not supported; convert it to PNG") from None
     except MemoryError:
         raise ImageError(f"{path}: too little memory to decode it; make it smaller") from None
-    except (
-        Exception
-    ) as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"{path}: damaged or truncated ({error}); copy or download it again") from error
 
 
@@ -178,18 +172,12 @@ def write_image(
     limit = MAX_SIDE.get(suffix)
     if limit is not None and max(bgr.shape[:2]) > limit:
         size = f"{bgr.shape[1]} x {bgr.shape[0]}"
-        raise ImageError(
-            f"{path}: {size} px is too large for {suffix}, which holds {limit} px a side; use png"
-        )
+        raise ImageError(f"{path}: {size} px is too large for {suffix}, which holds {limit} px a side; use png")
     if suffix != ".png" and bgr.dtype == np.uint16:
-        logger.warning(
-            "%s: %s holds 8 bit only, 16-bit values are rounded; use png to keep them", path, suffix
-        )
+        logger.warning("%s: %s holds 8 bit only, 16-bit values are rounded; use png to keep them", path, suffix)
         bgr, alpha = to_uint8(bgr), None if alpha is None else to_uint8(alpha)
     if suffix in (".jpg", ".jpeg") and alpha is not None:
-        logger.warning(
-            "%s: JPEG has no alpha channel, transparency is dropped; use png or webp to keep it", path
-        )
+        logger.warning("%s: JPEG has no alpha channel, transparency is dropped; use png or webp to keep it", path)
         alpha = None
     gray = gray and bool((bgr[..., 0] == bgr[..., 1]).all() and (bgr[..., 1] == bgr[..., 2]).all())
     if icc_profile is not None and icc_profile[16:20] != (b"GRAY" if gray and alpha is None else b"RGB "):
@@ -229,9 +217,7 @@ def _decode(path: Path, data: bytes, image: Image.Image) -> Photo:
         size = f"{width} x {height} px"
         raise ImageError(f"{path}: {size} is more than the {MAX_PIXELS:,} pixels allowed; make it smaller")
     if image.mode in ("I", "F"):
-        raise ImageError(
-            f"{path}: 32-bit pixels (mode {image.mode}) are not supported; convert to 8 or 16 bit"
-        )
+        raise ImageError(f"{path}: 32-bit pixels (mode {image.mode}) are not supported; convert to 8 or 16 bit")
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         logger.warning("%s: holds %d frames, only the first is read", path, image.n_frames)  # type: ignore[attr-defined]
     icc_profile = image.info.get("icc_profile") or None
@@ -274,9 +260,7 @@ def _decode_16_bit(path: Path, data: bytes) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None or pixels.dtype != np.uint16:
-        raise ImageError(
-            f"{path}: this kind of 16-bit image is not supported; convert it to a 16-bit RGB PNG"
-        )
+        raise ImageError(f"{path}: this kind of 16-bit image is not supported; convert it to a 16-bit RGB PNG")
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     return pixels
@@ -346,9 +330,7 @@ def _encode_png(
         pixels = np.ascontiguousarray(bgr[..., 0]) if gray else bgr
     done, encoded = cv2.imencode(".png", pixels)
     if not done:
-        raise ImageError(
-            f"a picture of shape {pixels.shape} and type {pixels.dtype} cannot be encoded as PNG"
-        )
+        raise ImageError(f"a picture of shape {pixels.shape} and type {pixels.dtype} cannot be encoded as PNG")
     data = encoded.tobytes()
     chunks = b""
     if icc_profile is not None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -16,25 +16,14 @@ from torch import nn
 
 from lafr import faces as face_geometry
 from lafr.batching import FaceRunner
+from lafr.detectors import Detector, build_detector
 from lafr.images import Photo, read_image, to_uint8
 from lafr.networks import load_network, pick_device
-
-if TYPE_CHECKING:
-    from lafr.detectors import Face
 
 logger = logging.getLogger(__name__)
 
 HELD_PIXELS = 64_000_000
 """Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
-
-
-class FaceDetector(Protocol):
-    """What finds faces; `lafr.detectors.build_detector` makes one."""
-
-    name: str
-
-    def detect(self, image: np.ndarray, /) -> list[Face]:
-        """Return the faces of a (H, W, 3) BGR uint8 photo, in its pixels."""
 
 
 class BackgroundUpsampler(Protocol):
@@ -133,7 +122,7 @@ class LAFRer:
         device: str | torch.device | None = None,
         *,
         model: str | Path | nn.Module = "mini",
-        detection_model: str | FaceDetector = "auto",
+        detection_model: str | Detector = "auto",
         batch_size: int = 8,
         precision: str = "fp32",
         eye_dist_threshold: float = 5,
@@ -152,13 +141,9 @@ class LAFRer:
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = int(network.image_size)  # type: ignore[arg-type]
         self._runner = FaceRunner(network, self.device, batch_size, precision)
-        self.detector: FaceDetector
         if isinstance(detection_model, str):
-            from lafr.detectors import build_detector
-
-            self.detector = build_detector(detection_model, device=str(self.device))
-        else:
-            self.detector = detection_model
+            detection_model = build_detector(detection_model, device=str(self.device))
+        self.detector: Detector = detection_model
         self.eye_dist_threshold = eye_dist_threshold
         self.face_helper = RestoredPhoto(upscale, self.face_size)
         """What is known of the photo last given to `enhance`."""

@@ -197,9 +197,7 @@ def test_float_pixels_and_missing_files_are_refused(tmp_path: Path):
 
 
 def test_pillows_own_limit_is_lifted_only_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        Image, "MAX_IMAGE_PIXELS", 10
-    )  # reading 126 pixels would raise DecompressionBombError
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # reading 126 pixels would raise DecompressionBombError
     cv2.imwrite(str(tmp_path / "a.png"), BGR8)
     assert read_image(tmp_path / "a.png").bgr.shape == BGR8.shape
     assert Image.MAX_IMAGE_PIXELS == 10
@@ -217,9 +215,7 @@ def test_listing(tmp_path: Path):
         list_images(tmp_path / "folder.png")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_partial_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_image(tmp_path / "a.png", BGR8)
     before = path.read_bytes()
 

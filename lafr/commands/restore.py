@@ -1,0 +1,256 @@
+"""Restore the faces of photos: a file or a folder in, a folder of results out.
+
+Results: restored_imgs/NAME.EXT (whole photos), restored_faces/ and cropped_faces/NAME_00.png (each face after and
+before), cmp/NAME_00.png (both side by side). What is there already is not done again, so an interrupted run is
+continued by the same command. Exit status: 0, all done; 1, a photo failed or had no face; 2, nothing could be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lafr.weights import WeightsError
+
+if TYPE_CHECKING:
+    from lafr.demo import Sample
+    from lafr.restorer import LAFRer, RestoredPhoto
+
+HELP = "restore the faces of photos"
+
+_EXTENSIONS = ("auto", "jpg", "png", "webp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of GFPGAN's and CodeFormer's inference scripts, both spellings."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("-i", "--input", "--input_path", type=Path, metavar="PATH", help="photo, or folder of photos")
+    source.add_argument("--demo", action="store_true", help="restore sample portraits, degraded on the spot")
+    add = parser.add_argument
+    add("-o", "--output", "--output_path", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("-s", "--upscale", type=float, default=2, metavar="X", help="enlargement of the photo (default: 2)")
+    add(
+        "-w",
+        "--weight",
+        "--fidelity_weight",
+        dest="weight",
+        type=float,
+        default=0.5,
+        metavar="W",
+        help="0 to 1, how closely faces follow the photo: 0 is the network alone, 0.5 (default) keeps the photo's "
+        "colours and shading, 1 changes nothing",
+    )
+    add("--aligned", "--has_aligned", action="store_true", help="the inputs are FFHQ-aligned faces")
+    add("--only_center_face", action="store_true", help="restore only the face nearest to the centre")
+    add("--draw_box", action="store_true", help="outline the restored faces in the whole photos")
+    add("--suffix", default="", metavar="TEXT", help="appended to names: NAME_TEXT.png")
+    add(
+        "--ext", choices=_EXTENSIONS, default="auto", help="format of whole photos; auto (default): the input's, or png"
+    )
+    add("--model", default="mini", metavar="NAME|DIR", help="bundled network (mini) or a folder of one")
+    add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
+    add(
+        "--bg_upsampler",
+        type=str.lower,
+        choices=("none", "realesrgan"),
+        default="none",
+        help="what enlarges the background",
+    )
+    add(
+        "--bg_tile",
+        type=int,
+        default=400,
+        metavar="PX",
+        help="tile of the background upsampler, 0 for none (default: 400)",
+    )
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="arithmetic of the network")
+    add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
+    add("--overwrite", action="store_true", help="do photos again whose results exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restore; return the exit status: 0, 1 (a photo failed or had no face) or 2 (nothing could be done)."""
+    from lafr.images import ImageError, list_images  # with all that follows: imports that take seconds
+
+    if not 0 <= args.weight <= 1:
+        return _stop(f"--weight must be within 0 to 1; got {args.weight:g}")
+    samples: dict[Path, Sample] = {}
+    try:
+        if args.demo:
+            from lafr.demo import write_samples
+
+            samples = {sample.path: sample for sample in write_samples(args.output / "inputs")}
+        paths = list(samples) if args.demo else list_images(args.input)
+        names = output_names(paths)
+        done = [] if args.overwrite or args.demo else [p for p in paths if _exists(args, names[p])]
+        todo = [p for p in paths if p not in set(done)]
+        for path in done:
+            print(f"{path}: skipped, its result exists (--overwrite does it again)")
+        restorer = _build(args) if todo else None
+    except (ImageError, ValueError, OSError, WeightsError) as error:
+        return _stop(str(error))
+    counts: Counter[str] = Counter(skipped=len(done))
+    if restorer is not None:
+        try:
+            _restore(args, restorer, {path: names[path] for path in todo}, samples, counts)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            return 130
+    print(
+        f"{counts['photos']} photos written ({counts['faces']} faces restored, {counts['faceless']} photos without a face),"
+        f" {counts['skipped']} skipped, {counts['failed']} failed. Results: {args.output}"
+    )
+    for path in samples:
+        print(f"input | restored | original: {args.output / 'cmp' / path.name}")
+    return 1 if counts["failed"] or counts["faceless"] else 0
+
+
+def output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the name of each photo's results: its stem, with the suffix where two photos share the stem.
+
+    Case is ignored, as some file systems do: a.jpg and A.png become a_jpg and A_png.
+    """
+    stems = Counter(path.stem.lower() for path in paths)
+    unique = {stem for stem, count in stems.items() if count == 1}
+    names: dict[Path, str] = {}
+    taken = set(unique)
+    for path in paths:
+        name = path.stem
+        if name.lower() not in unique:
+            base = name = f"{path.stem}_{path.suffix[1:]}"
+            number = 2
+            while name.lower() in taken:
+                name = f"{base}_{number}"
+                number += 1
+            taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _build(args: argparse.Namespace) -> LAFRer:
+    from lafr.networks import pick_device
+    from lafr.restorer import LAFRer
+
+    device = pick_device(args.device)
+    background = None
+    if args.bg_upsampler == "realesrgan":
+        from lafr import weights
+        from lafr.background import RealESRGANBackground
+
+        background = RealESRGANBackground.from_file(weights.require("realesrgan-x2plus"), device, args.bg_tile)
+    return LAFRer(
+        model=args.model,
+        upscale=args.upscale,
+        bg_upsampler=background,
+        device=device,
+        detection_model=args.detection_model,
+        batch_size=args.batch_size,
+        precision=args.precision,
+    )
+
+
+def _restore(
+    args: argparse.Namespace,
+    restorer: LAFRer,
+    todo: dict[Path, str],
+    samples: dict[Path, Sample],
+    counts: Counter[str],
+) -> None:
+    results = restorer.enhance_many(
+        todo, has_aligned=args.aligned, only_center_face=args.only_center_face, weight=args.weight
+    )
+    with logging_redirect_tqdm(), tqdm(total=len(todo), desc="Restoring", unit="photo") as progress:
+        for (path, name), result in zip(todo.items(), results, strict=True):
+            try:
+                if result.error is not None:
+                    raise result.error
+                _write(args, path, name, result)
+                if path in samples:
+                    _write_comparison(args, samples[path], result)
+            except Exception as error:  # the rest of the folder goes on
+                message = str(error) or type(error).__name__
+                progress.write(message if str(path) in message else f"{path}: {message}", file=sys.stderr)
+                counts["failed"] += 1
+            else:
+                counts["photos"] += 1
+                counts["faces"] += len(result.restored_faces)
+                if not result.restored_faces:
+                    progress.write(f"{path}: no face found; the photo is enlarged only", file=sys.stderr)
+                    counts["faceless"] += 1
+            progress.update()
+
+
+def _write(args: argparse.Namespace, path: Path, name: str, result: RestoredPhoto) -> None:
+    """Write a photo's faces, then the photo: when that is there, all is there."""
+    from lafr.faces import draw_box
+    from lafr.images import write_image
+
+    photo, out = result.photo, args.output
+    profile = photo.icc_profile if photo is not None else None
+    for index, (crop, face) in enumerate(zip(result.cropped_faces, result.restored_faces, strict=True)):
+        face_name = f"{name}_{index:02d}"
+        write_image(out / "cropped_faces" / f"{face_name}.png", crop, icc_profile=profile)
+        write_image(out / "cmp" / f"{face_name}.png", np.hstack((crop, face)), icc_profile=profile)
+        restored_name = f"{face_name}{_tail(args)}.png"
+        write_image(out / "restored_faces" / restored_name, face, icc_profile=profile)
+    image = result.restored_img
+    if image is None or photo is None:
+        return
+    if args.draw_box:
+        for matrix in result.affine_matrices:
+            draw_box(image, matrix, result.face_size, result.scale)
+    write_image(
+        out / "restored_imgs" / f"{name}{_tail(args)}{_extension(args.ext, path, result)}",
+        image,
+        alpha=result.restored_alpha,
+        gray=photo.gray,
+        icc_profile=profile,
+        exif=photo.exif,
+    )
+
+
+def _write_comparison(args: argparse.Namespace, sample: Sample, result: RestoredPhoto) -> None:
+    from lafr.demo import write_comparison
+
+    if result.restored_img is not None:
+        write_comparison(args.output / "cmp" / sample.path.name, sample, result.restored_img)
+
+
+def _tail(args: argparse.Namespace) -> str:
+    return f"_{args.suffix}" if args.suffix else ""
+
+
+def _extension(ext: str, path: Path, result: RestoredPhoto) -> str:
+    """Return the suffix of a whole photo; `auto` keeps the input's where it can hold the result, else takes PNG."""
+    from lafr.images import MAX_SIDE, OUTPUT_SUFFIXES
+
+    if ext != "auto":
+        return f".{ext}"
+    suffix = path.suffix.lower()
+    image = result.restored_img
+    fits = image is not None and max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
+    return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
+
+
+def _exists(args: argparse.Namespace, name: str) -> bool:
+    from lafr.images import OUTPUT_SUFFIXES
+
+    if args.aligned:
+        return (args.output / "restored_faces" / f"{name}_00{_tail(args)}.png").exists()
+    suffixes = OUTPUT_SUFFIXES if args.ext == "auto" else (f".{args.ext}",)
+    return any((args.output / "restored_imgs" / f"{name}{_tail(args)}{suffix}").exists() for suffix in suffixes)
+
+
+def _stop(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
