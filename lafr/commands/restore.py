@@ -106,10 +106,9 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
-    print(
-        f"{counts['photos']} photos written ({counts['faces']} faces restored, {counts['faceless']} photos without a face),"
-        f" {counts['skipped']} skipped, {counts['failed']} failed. Results: {args.output}"
-    )
+    restored = f"{counts['faces']} faces restored, {counts['faceless']} photos without a face"
+    rest = f"{counts['skipped']} skipped, {counts['failed']} failed"
+    print(f"{counts['photos']} photos written ({restored}), {rest}. Results: {args.output}")
     for path in samples:
         print(f"input | restored | original: {args.output / 'cmp' / path.name}")
     return 1 if counts["failed"] or counts["faceless"] else 0
