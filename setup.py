@@ -52,6 +52,7 @@ setup(
         "opencv-python>=4.8",  # not -headless: basicsr and facexlib require this name, two copies would clash
         "pillow>=10.1",
         "scikit-image>=0.22",
+        "matplotlib>=3.7",  # carries one of the sample portraits; facexlib needs it anyway
         "pyyaml>=6.0",
         "tqdm>=4.65",
         "lmdb>=1.4",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import lafr
 from lafr import cli
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "basicsr")
 
 
 def run_python(code: str) -> str:
@@ -60,6 +63,25 @@ def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(packages) == expected
 
 
+def test_dependencies_are_those_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("setuptools")
+    from distutils.core import run_setup
+
+    monkeypatch.chdir(ROOT)
+    requirements = run_setup("setup.py", stop_after="init").install_requires
+    declared = {re.split(r"[<>=~!]", requirement)[0] for requirement in requirements}
+    names = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
+    imported = {"lpips"}  # its weights are read, its code is not used
+    for path in [*(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "inference_lafr.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                imported.add(node.module.split(".")[0])
+    third_party = imported - sys.stdlib_module_names - {"lafr", *lafr.PLUGIN_PACKAGES}
+    assert {names.get(module, module) for module in third_party} == declared
+
+
 def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'restorer_of_photos'"):
         _ = lafr.restorer_of_photos
@@ -101,8 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_files_stay_readable() -> None:
-    folders = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "tests", "basicsr")
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
     too_long = {
         str(path.relative_to(ROOT)): n for path in paths if (n := len(path.read_text("utf-8").splitlines())) > 400
     }
