@@ -41,6 +41,7 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.opt = opt  # BasicSR reads the set's name from it
         options = OptionMap(opt, type(self).__name__)
         self.seed = options.integer("seed", default=0, minimum=0)
         size = options.integer("image_size", minimum=8)

@@ -1,0 +1,24 @@
+"""Test a model from an option file: ``python basicsr/test.py -opt options/test_lafr.yml``.
+
+This folder has no ``__init__.py`` on purpose: ``import basicsr`` must find the installed package, not this launcher.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lafr import register
+from lafr.compat import patch_training
+
+
+def main() -> None:
+    """Register the plugin, then run BasicSR's own test pipeline; results go to ``results/``."""
+    register()
+    patch_training()
+    from basicsr.test import test_pipeline
+
+    test_pipeline(str(Path(__file__).resolve().parents[1]))
+
+
+if __name__ == "__main__":
+    main()

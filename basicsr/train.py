@@ -1,0 +1,24 @@
+"""Train a model from an option file: ``python basicsr/train.py -opt options/lafr_align.yml [--auto_resume]``.
+
+This folder has no ``__init__.py`` on purpose: ``import basicsr`` must find the installed package, not this launcher.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lafr import register
+from lafr.compat import patch_training
+
+
+def main() -> None:
+    """Register the plugin, then run BasicSR's own training pipeline; results go to ``experiments/``."""
+    register()
+    patch_training()
+    from basicsr.train import train_pipeline
+
+    train_pipeline(str(Path(__file__).resolve().parents[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""MiniAutoencoder: a small, fast convolutional VAE with the interface of diffusers' AutoencoderKL.
+
+It takes the VAE's place in the `mini` face prior, so that every other class runs unchanged with Stable Diffusion's VAE
+or with this one. Built for CPUs: pixel-unshuffle instead of full-resolution convolutions, no normalisation layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(silu(conv(silu(x))))`` with 3x3 convolutions; the second starts at zero, so the block as identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act = nn.SiLU()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.conv2(self.act(self.conv1(self.act(x))))
+
+
+def _residual_blocks(channels: int, count: int) -> list[nn.Module]:
+    return [ResidualBlock(channels) for _ in range(count)]
+
+
+@ARCH_REGISTRY.register()
+class MiniAutoencoder(ModelMixin, ConfigMixin):
+    """Convolutional VAE, 8x smaller in each direction.
+
+    ``encode(x).latent_dist`` and ``decode(z).sample`` take and give what diffusers' ``AutoencoderKL`` does: images RGB
+    in [-1, 1], (B, 3, H, W) with H and W multiples of 8; latents (B, latent_channels, H / 8, W / 8), unscaled.
+    ``save_pretrained`` / ``from_pretrained`` read and write a folder with config.json and safetensors.
+
+    Args:
+        latent_channels: channels of the latent.
+        encoder_widths: channels at 1/4 and 1/8 of the image's size.
+        decoder_widths: channels at 1/8 and 1/4 of the image's size.
+        encoder_blocks: residual blocks at each size of the encoder.
+        decoder_blocks: residual blocks at each size of the decoder.
+        scaling_factor: latents times this have unit variance on the training faces.
+        sample_size: image size it was trained for, in pixels.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 8,
+        encoder_widths: tuple[int, int] = (48, 128),
+        decoder_widths: tuple[int, int] = (192, 80),
+        encoder_blocks: int = 2,
+        decoder_blocks: int = 2,
+        scaling_factor: float = 1.0,
+        sample_size: int = 256,
+    ) -> None:
+        super().__init__()
+        wide, deep = encoder_widths
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, wide, 3, padding=1),
+            *_residual_blocks(wide, encoder_blocks),
+            nn.Conv2d(wide, deep, 4, stride=2, padding=1),
+            *_residual_blocks(deep, encoder_blocks),
+            nn.SiLU(),
+            nn.Conv2d(deep, 2 * latent_channels, 3, padding=1),
+        )
+        eighth, quarter = decoder_widths
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent_channels, eighth, 3, padding=1),
+            *_residual_blocks(eighth, decoder_blocks),
+            nn.Conv2d(eighth, 4 * quarter, 3, padding=1),
+            nn.PixelShuffle(2),
+            *_residual_blocks(quarter, decoder_blocks),
+            nn.SiLU(),
+            nn.Conv2d(quarter, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """Images (B, 3, H, W) in [-1, 1] -> distribution of latents (B, latent_channels, H / 8, W / 8)."""
+        distribution = DiagonalGaussianDistribution(self.encoder(x))
+        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Latents (B, latent_channels, h, w) -> images (B, 3, 8h, 8w), nominally in [-1, 1], not clamped."""
+        sample = self.decoder(z)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def forward(self, x: Tensor, latent_noise: float = 0.0) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Encode, sample and decode, for training.
+
+        Args:
+            x: images as in :meth:`encode`.
+            latent_noise: standard deviation of noise added to the sample, relative to the sample's own.
+
+        Returns:
+            The decoded images and the distribution they were sampled from.
+        """
+        distribution = DiagonalGaussianDistribution(self.encoder(x))
+        latent = distribution.sample()
+        if latent_noise > 0:
+            latent = latent + latent_noise * latent.detach().std() * torch.randn_like(latent)
+        return self.decoder(latent), distribution
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Encoder activations at 1/4 and 1/8 of the size, for a perceptual distance; x as in :meth:`encode`."""
+        maps = []
+        for layer in self.encoder[:-1]:
+            x = layer(x)
+            if isinstance(layer, ResidualBlock):
+                maps.append(x)
+        return maps

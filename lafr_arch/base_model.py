@@ -1,0 +1,111 @@
+"""Loading a base model: the VAE, UNet, schedule and prompt of a Stable Diffusion 1.x or 2.x in diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from lafr_arch.autoencoder_arch import MiniAutoencoder
+
+VAE_CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencoder}
+
+
+class BaseModelError(ValueError):
+    """A base model that is missing, incomplete or of an unknown kind."""
+
+
+@dataclass
+class BaseModel:
+    """The parts of a base model that restoration uses, and two numbers of its schedule at the fixed timestep."""
+
+    vae: nn.Module
+    unet: UNet2DConditionModel
+    prompt_embeds: Tensor
+    """(1, tokens, cross_attention_dim)."""
+    prediction_type: str
+    """``epsilon``, ``v_prediction`` or ``sample``."""
+    alpha_cumprod: float
+    """Product of (1 - beta) up to the fixed timestep, in (0, 1)."""
+
+
+def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
+    """Load the folders vae, unet, scheduler and, for the prompt, tokenizer and text_encoder of a base model.
+
+    Args:
+        path: local folder, or id of a repository on the Hugging Face hub.
+        prompt: text to condition on; None for a base model without a text encoder, whose UNet was trained with a single
+            zero token.
+        timestep: the fixed timestep.
+
+    Raises:
+        BaseModelError: something is missing or does not fit; says what and where.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        path = str(folder)
+        missing = [name for name in ("vae", "unet", "scheduler") if not (folder / name).is_dir()]
+        if missing:
+            raise BaseModelError(f"network_g: base_model: {folder} lacks the folders {', '.join(missing)}")
+    elif folder.is_absolute() or path.startswith("."):
+        raise BaseModelError(f"network_g: base_model: the folder {folder} does not exist")
+    try:
+        scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+        unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+        vae = _vae_class(path).from_pretrained(path, subfolder="vae")
+        embeds = _encode_prompt(path, prompt, unet.config.cross_attention_dim)
+    except OSError as error:
+        raise BaseModelError(f"network_g: base_model: {path}: {error}") from error
+    steps = len(scheduler.alphas_cumprod)
+    if not 0 <= timestep < steps:
+        raise BaseModelError(f"network_g: timestep: {timestep} is not in 0..{steps - 1}, the schedule of {path}")
+    return BaseModel(
+        vae=vae,
+        unet=unet,
+        prompt_embeds=embeds,
+        prediction_type=scheduler.config.prediction_type,
+        alpha_cumprod=float(scheduler.alphas_cumprod[timestep].double()),
+    )
+
+
+def _vae_class(path: str) -> Any:
+    config, _ = AutoencoderKL.load_config(path, subfolder="vae", return_unused_kwargs=True)
+    name = config.get("_class_name", "AutoencoderKL")
+    if name not in VAE_CLASSES:
+        raise BaseModelError(f"network_g: base_model: {path}: the VAE is a {name}; known: {', '.join(VAE_CLASSES)}")
+    return VAE_CLASSES[name]
+
+
+def _has_text_encoder(path: str) -> bool:
+    """Whether the base model has a text encoder, by its model_index.json (which lists null for none) or its folder."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return True
+    index = folder / "model_index.json"
+    if index.is_file() and json.loads(index.read_text()).get("text_encoder", [None])[0] is None:
+        return False
+    return (folder / "text_encoder").is_dir()
+
+
+@torch.no_grad()
+def _encode_prompt(path: str, prompt: str | None, width: int) -> Tensor:
+    if not _has_text_encoder(path):
+        if prompt is not None:
+            raise BaseModelError(
+                f"network_g: prompt: {prompt!r} cannot be encoded: {path} has no text_encoder; leave `prompt: ~`"
+            )
+        return torch.zeros(1, 1, width)
+    if prompt is None:
+        raise BaseModelError(f"network_g: prompt: {path} has a text encoder; give a prompt ('' for the empty one)")
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(path, subfolder="text_encoder")
+    length = tokenizer.model_max_length
+    tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return text_encoder(tokens.input_ids)[0].float()

@@ -1,0 +1,267 @@
+"""LAFRNet: encode, align, denoise, predict, decode: the whole restorer in one class (LAFR, figure 3).
+
+The same class serves both training stages, validation, inference, export and the benchmarks.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lafr_arch.base_model import VAE_CLASSES, load_base_model
+from lafr_arch.lora import add_lora, lora_layers, merge_lora
+from lafr_arch.static_unet import StaticUNet
+
+FORMAT = "lafr-1"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float, prediction_type: str) -> Tensor:
+    """The clean latent of one denoising step, in closed form (DDPM; equals diffusers' DDPMScheduler.step).
+
+    Args:
+        latent: the UNet's input (B, C, h, w).
+        prediction: the UNet's output, the same shape.
+        alpha_cumprod: of the timestep, in (0, 1).
+        prediction_type: ``epsilon``, ``v_prediction`` or ``sample``.
+
+    Raises:
+        ValueError: unknown prediction type.
+    """
+    signal, noise = math.sqrt(alpha_cumprod), math.sqrt(1 - alpha_cumprod)
+    if prediction_type == "epsilon":
+        return (latent - noise * prediction) / signal
+    if prediction_type == "v_prediction":
+        return signal * latent - noise * prediction
+    if prediction_type == "sample":
+        return prediction
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown; use epsilon, v_prediction or sample")
+
+
+class _FullUNet(nn.Module):
+    """The unpruned UNet at a fixed prompt and timestep: what OSEDiff runs, for comparison."""
+
+    prompt_embeds: Tensor
+
+    def __init__(self, unet: UNet2DConditionModel, prompt_embeds: Tensor, timestep: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.timestep = timestep
+        self.register_buffer("prompt_embeds", prompt_embeds, persistent=False)
+
+    def forward(self, sample: Tensor) -> Tensor:
+        text = self.prompt_embeds.to(sample.dtype).expand(len(sample), -1, -1)
+        return self.unet(sample, self.timestep, encoder_hidden_states=text).sample
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.unet.enable_gradient_checkpointing()
+
+
+@ARCH_REGISTRY.register()
+class LAFRNet(nn.Module):
+    """One-step face restorer on a latent diffusion model.
+
+    Built either from a base model, for training, with the arguments below (the keys of ``network_g`` in an option
+    file), or by :meth:`from_pretrained` from a deployed folder.
+
+    Args:
+        base_model: folder or hub id of a Stable Diffusion 1.x or 2.x in diffusers' layout, or of the mini prior.
+        prompt: the fixed prompt; None for a base model without text encoder.
+        timestep: the fixed timestep; the paper's and OSEDiff's is 999.
+        prune: fold prompt and timestep into constants (exact; smaller and faster). False keeps the full UNet.
+        alignment: the alignment module as a mapping with ``type`` (a network of ARCH_REGISTRY that takes
+            ``latent_channels``) and its arguments; None for none.
+        lora: ``rank``, ``targets`` and ``alpha`` of :func:`lafr_arch.lora.add_lora`; None for none.
+        train_unet: train the UNet's own weights (and no LoRA).
+        sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
+        gradient_checkpointing: recompute the UNet's activations in the backward pass to save memory.
+        image_size: side of the faces in pixels; 8 times the UNet's sample size by default.
+    """
+
+    def __init__(
+        self,
+        base_model: str,
+        prompt: str | None = "face, high quality",
+        timestep: int = 999,
+        prune: bool = True,
+        alignment: Mapping[str, Any] | None = None,
+        lora: Mapping[str, Any] | None = None,
+        train_unet: bool = False,
+        sample_latent: bool = False,
+        gradient_checkpointing: bool = False,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if lora is not None and train_unet:
+            raise ValueError("network_g: lora and train_unet: true exclude each other")
+        base = load_base_model(base_model, prompt, timestep)
+        self._set(
+            vae=base.vae,
+            unet=StaticUNet.from_unet(base.unet, base.prompt_embeds, timestep)
+            if prune
+            else _FullUNet(base.unet, base.prompt_embeds, timestep),
+            alignment=alignment,
+            prediction_type=base.prediction_type,
+            alpha_cumprod=base.alpha_cumprod,
+            image_size=image_size or 8 * base.unet.config.sample_size,
+        )
+        self.sample_latent = sample_latent
+        self.vae.requires_grad_(False)
+        self.unet.requires_grad_(train_unet)
+        if lora is not None:
+            add_lora(self.unet, **lora)
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
+    def _set(
+        self,
+        vae: Any,
+        unet: nn.Module,
+        alignment: Mapping[str, Any] | None,
+        prediction_type: str,
+        alpha_cumprod: float,
+        image_size: int,
+    ) -> None:
+        self.vae: Any = vae
+        self.unet: Any = unet
+        self.alignment_config = None if alignment is None else dict(alignment)
+        self.alignment: nn.Module | None = None
+        if alignment is not None:
+            self.alignment = build_network({"latent_channels": vae.config.latent_channels, **alignment})
+        self.prediction_type = prediction_type
+        self.alpha_cumprod = alpha_cumprod
+        self.image_size = image_size
+        self.sample_latent = False
+
+    # ---- the five steps -------------------------------------------------------------------------------------------
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] -> scaled latents (B, C, H / 8, W / 8)."""
+        posterior = self.vae.encode(2 * image - 1).latent_dist
+        latent = posterior.sample() if self.training and self.sample_latent else posterior.mean
+        return latent * self.vae.config.scaling_factor
+
+    def align(self, latent: Tensor) -> Tensor:
+        """LQ latents -> aligned latents of the same shape; the input itself where there is no alignment module."""
+        return latent if self.alignment is None else self.alignment(latent)
+
+    def denoise(self, latent: Tensor) -> Tensor:
+        """Aligned latents -> restored latents: one UNet call and the closed-form step; no noise is added."""
+        return predict_sample(latent, self.unet(latent), self.alpha_cumprod, self.prediction_type)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
+        return (self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restore faces.
+
+        Args:
+            lq: (B, 3, H, W) RGB in [0, 1]; trained for H = W = ``image_size``.
+
+        Returns:
+            The same shape; clamped to [0, 1] in eval mode. In training mode it is not clamped, since the clamp's
+            gradient is zero where a pixel is furthest off.
+        """
+        restored = self.decode(self.denoise(self.align(self.encode(lq))))
+        return restored if self.training else restored.clamp(0, 1)
+
+    # ---- deployment -----------------------------------------------------------------------------------------------
+
+    def deploy(self) -> LAFRNet:
+        """Merge the LoRA, fold prompt and timestep, drop what is not needed; in place, then in eval mode."""
+        merge_lora(self.unet)
+        if isinstance(self.unet, _FullUNet):
+            full = self.unet
+            self.unet = StaticUNet.from_unet(full.unet, full.prompt_embeds, full.timestep)
+        return self.eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the deployed network as ``config.json`` and ``model.safetensors``; this network stays as it is.
+
+        Args:
+            folder: created where missing. Files are written whole or not at all.
+            dtype: of the stored weights; the codebook stays in fp32, since rounding it changes which code is nearest.
+        """
+        deployed = self
+        if lora_layers(self.unet) or isinstance(self.unet, _FullUNet):
+            deployed = copy.deepcopy(self).deploy()
+        unet = deployed.unet
+        assert isinstance(unet, StaticUNet)  # noqa: S101 - deploy() makes it one
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "image_size": self.image_size,
+            "prediction_type": self.prediction_type,
+            "alpha_cumprod": self.alpha_cumprod,
+            "alignment": self.alignment_config,
+            "vae": {k: v for k, v in self.vae.config.items() if k == "_class_name" or not k.startswith("_")},
+            "unet": {**unet.unet_config, "n_tokens": unet.n_tokens},
+        }
+        config["vae"]["_class_name"] = type(self.vae).__name__
+        state = {
+            name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
+            for name, value in deployed.state_dict().items()
+        }
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            weights, text = Path(temporary) / WEIGHTS_NAME, Path(temporary) / "config.json"
+            save_file(state, weights, metadata={"format": "pt"})
+            text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            os.replace(weights, folder / WEIGHTS_NAME)
+            os.replace(text, folder / "config.json")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> LAFRNet:
+        """Load a folder written by :meth:`save_pretrained`, in fp32 and eval mode.
+
+        Raises:
+            FileNotFoundError: a file is missing; says which.
+            ValueError: the folder holds something else.
+        """
+        folder = Path(folder).expanduser()
+        for name in ("config.json", WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name} does not exist; a deployed LAFR folder has it")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder / 'config.json'} is not a deployed LAFR network (format {config.get('format')!r})"
+            )
+        unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
+        n_tokens = unet_config.pop("n_tokens")
+        net = cls.__new__(cls)
+        nn.Module.__init__(net)
+        with torch.device("meta"):
+            net._set(
+                vae=VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config),
+                unet=StaticUNet(UNet2DConditionModel.from_config(unet_config), n_tokens),
+                alignment=config["alignment"],
+                prediction_type=config["prediction_type"],
+                alpha_cumprod=config["alpha_cumprod"],
+                image_size=config["image_size"],
+            )
+        state = load_file(folder / WEIGHTS_NAME)
+        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        try:
+            net.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
+        return net.to(device).eval().requires_grad_(False)
+
+    def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
+        """The network's parts in the order of their use, by name."""
+        return (("vae", self.vae), ("alignment", self.alignment), ("unet", self.unet))

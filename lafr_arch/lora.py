@@ -1,0 +1,64 @@
+"""LoRA on a UNet, by peft: which layers, how many parameters, and merging them away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+_CONV = ("conv", "conv1", "conv2", "conv_in", "conv_shortcut", "conv_out")
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "conv": _CONV,
+    "attention": _ATTENTION,
+    "all": (*_CONV, *_ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+}
+"""Named groups of layers, by the last part of their names: the paper's (conv, 66 layers of SD 2.1's UNet), attention
+(128), and OSEDiff's (all, 258)."""
+
+
+def add_lora(
+    module: nn.Module, rank: int = 4, targets: str | Sequence[str] = "conv", alpha: float | None = None
+) -> int:
+    """Freeze ``module`` and add LoRA layers, which start as no change (gaussian down, zero up), to its layers.
+
+    Args:
+        module: the UNet, full or pruned.
+        rank: inner dimension.
+        targets: a key of :data:`LORA_TARGETS` or a list of layer names.
+        alpha: the layers' output is multiplied by ``alpha / rank``; ``rank`` by default.
+
+    Returns:
+        The number of layers that got one.
+
+    Raises:
+        ValueError: unknown group, or no layer has one of the names.
+    """
+    if isinstance(targets, str):
+        if targets not in LORA_TARGETS:
+            raise ValueError(f"lora: targets: {targets} is unknown; use {', '.join(LORA_TARGETS)} or a list of names")
+        targets = LORA_TARGETS[targets]
+    names = list(targets)
+    if not any(name == t or name.endswith(f".{t}") for name, _ in module.named_modules() for t in names):
+        raise ValueError(f"lora: targets: no layer is called {', '.join(names)}")
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
+    inject_adapter_in_model(config, module)
+    return len(lora_layers(module))
+
+
+def lora_layers(module: nn.Module) -> list[str]:
+    """Names of the layers with LoRA."""
+    return [name for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)]
+
+
+def merge_lora(module: nn.Module) -> None:
+    """Add every LoRA layer into the weights it adapts and put the plain layers back, in place."""
+    for name in lora_layers(module):
+        layer: Any = module.get_submodule(name)
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, layer.get_base_layer())

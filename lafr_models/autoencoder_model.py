@@ -1,0 +1,69 @@
+"""AutoencoderModel: trains the VAE of a face prior."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+
+from lafr_models.image_losses import ImageLosses
+from lafr_models.training import TrainingModel
+
+
+@MODEL_REGISTRY.register()
+class AutoencoderModel(TrainingModel):
+    """Train a VAE (``network_g``) on images, with an optional discriminator (``network_d``).
+
+    Losses: the image losses of ``train:`` between the image and its decoded latent, plus ``kl_weight`` times the mean
+    Kullback-Leibler divergence per latent element. ``latent_noise`` is the standard deviation of noise added to the
+    latent before decoding, relative to the latent's own, so that the decoder forgives what a restorer gets wrong.
+    At the end the averaged network is written to ``experiments/NAME/vae`` in diffusers' layout, with the scaling factor
+    measured on the last training batches (about a hundred).
+    """
+
+    def build(self) -> None:
+        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        if self.is_train:
+            train = self.opt["train"]
+            self.image_losses = ImageLosses(train).to(self.device)
+            self.kl_weight = float(train.get("kl_weight", 0))
+            self.latent_noise = float(train.get("latent_noise", 0))
+            self.latent_square: Tensor | None = None
+            if self.image_losses.adversarial is not None:
+                self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        decoded, distribution = self.net_g(2 * data["gt"] - 1, self.latent_noise)
+        self.output = (decoded + 1) / 2
+        square = distribution.mean.detach().square().mean()
+        self.latent_square = square if self.latent_square is None else self.latent_square.lerp(square, 0.01)
+        losses = self.image_losses(self.output, data["gt"])
+        if self.kl_weight > 0:
+            losses["l_kl"] = self.kl_weight * distribution.kl().mean() / distribution.mean[0].numel()
+        if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
+            losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
+        return losses
+
+    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        if self.net_d is None or not self.image_losses.adversarial_active(current_iter):
+            return {}
+        return {"l_discriminator": self.image_losses.discriminator(self.net_d, self.output, data["gt"])}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        latent = self.bare_g.encode(2 * lq - 1).latent_dist.mean
+        return ((self.bare_g.decode(latent).sample + 1) / 2).clamp(0, 1)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        super().save(epoch, current_iter)
+        if current_iter == -1 and self.opt["rank"] == 0:
+            if self.latent_square is not None:
+                self.bare_g.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
+            folder = Path(self.opt["path"]["experiments_root"]) / "vae"
+            with self.ema.applied() if self.ema is not None else nullcontext():
+                self.bare_g.save_pretrained(folder)
+            get_root_logger().info(f"Autoencoder written to {folder}")

@@ -1,0 +1,60 @@
+"""The image losses of an option file: every ``*_opt`` under ``train:``, and the adversarial one with its critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from basicsr.losses import build_loss
+from torch import Tensor, nn
+
+from lafr_losses.adversarial_loss import PatchAdversarialLoss
+
+
+class ImageLosses(nn.Module):
+    """Losses between images, named by their option key.
+
+    ``pixel_opt: {type: MSELoss}`` gives ``l_pixel``. ``gan_opt`` of type PatchAdversarialLoss also takes
+    ``start_iter``: before it neither the generator's nor the discriminator's adversarial loss is computed.
+
+    Args:
+        train_opt: the option file's ``train:`` mapping.
+
+    Raises:
+        ValueError: there is no ``*_opt`` at all.
+    """
+
+    def __init__(self, train_opt: dict[str, Any]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict()
+        self.adversarial: PatchAdversarialLoss | None = None
+        self.adversarial_start = 0
+        for key, options in train_opt.items():
+            if not key.endswith("_opt") or options is None:
+                continue
+            if key == "gan_opt":
+                options = dict(options)
+                self.adversarial_start = int(options.pop("start_iter", 0))
+                self.adversarial = build_loss(options)
+            else:
+                self.terms[key.removesuffix("_opt")] = build_loss(options)
+        if not self.terms:
+            raise ValueError("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
+
+    def forward(self, pred: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name."""
+        return {f"l_{name}": term(pred, target) for name, term in self.terms.items()}
+
+    def adversarial_active(self, current_iter: int) -> bool:
+        """Whether the adversarial losses count at this iteration."""
+        return self.adversarial is not None and current_iter >= self.adversarial_start
+
+    def generator(self, net_d: nn.Module, pred: Tensor, losses: dict[str, Tensor]) -> Tensor:
+        """Adversarial loss of the generator; ``losses`` are its other ones, for the adaptive weight."""
+        assert self.adversarial is not None  # noqa: S101 - callers ask adversarial_active first
+        total = sum(losses.values()) if self.adversarial.adaptive else None
+        return self.adversarial.generator(net_d(pred), total, pred if self.adversarial.adaptive else None)
+
+    def discriminator(self, net_d: nn.Module, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss of the discriminator on real and made images."""
+        assert self.adversarial is not None  # noqa: S101 - callers ask adversarial_active first
+        return self.adversarial.discriminator(net_d(target), net_d(pred.detach()))
