@@ -57,7 +57,7 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     try:
         scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet")
-        vae = _vae_class(path).from_pretrained(path, subfolder="vae")
+        vae = load_vae(path, subfolder="vae")
         embeds = _encode_prompt(path, prompt, unet.config.cross_attention_dim)
     except OSError as error:
         raise BaseModelError(f"network_g: base_model: {path}: {error}") from error
@@ -73,12 +73,16 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     )
 
 
-def _vae_class(path: str) -> Any:
-    config, _ = AutoencoderKL.load_config(path, subfolder="vae", return_unused_kwargs=True)
-    name = config.get("_class_name", "AutoencoderKL")
+def load_vae(path: str, subfolder: str | None = None) -> Any:
+    """Load a VAE of any known class from a folder or hub id, by the class its config.json names.
+
+    Raises:
+        BaseModelError: the class is unknown.
+    """
+    name = AutoencoderKL.load_config(path, subfolder=subfolder).get("_class_name", "AutoencoderKL")
     if name not in VAE_CLASSES:
         raise BaseModelError(f"network_g: base_model: {path}: the VAE is a {name}; known: {', '.join(VAE_CLASSES)}")
-    return VAE_CLASSES[name]
+    return VAE_CLASSES[name].from_pretrained(path, subfolder=subfolder)
 
 
 def _has_text_encoder(path: str) -> bool:

@@ -51,6 +51,11 @@ def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float, pre
     raise ValueError(f"prediction_type {prediction_type!r} is unknown; use epsilon, v_prediction or sample")
 
 
+def trains(module: nn.Module | None) -> bool:
+    """Whether any parameter of the module takes gradients."""
+    return module is not None and any(parameter.requires_grad for parameter in module.parameters())
+
+
 class _FullUNet(nn.Module):
     """The unpruned UNet at a fixed prompt and timestep: what OSEDiff runs, for comparison."""
 
@@ -84,6 +89,9 @@ class LAFRNet(nn.Module):
         prune: fold prompt and timestep into constants (exact; smaller and faster). False keeps the full UNet.
         alignment: the alignment module as a mapping with ``type`` (a network of ARCH_REGISTRY that takes
             ``latent_channels``) and its arguments; None for none.
+        alignment_weights: checkpoint of stage 1 (``net_g_*.pth``) to load the alignment module from; averaged
+            parameters where it has them.
+        with_unet: False leaves the UNet out, as stage 1 may: alignment alone.
         lora: ``rank``, ``targets`` and ``alpha`` of :func:`lafr_arch.lora.add_lora`; None for none.
         train_unet: train the UNet's own weights (and no LoRA).
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
@@ -98,6 +106,8 @@ class LAFRNet(nn.Module):
         timestep: int = 999,
         prune: bool = True,
         alignment: Mapping[str, Any] | None = None,
+        alignment_weights: str | None = None,
+        with_unet: bool = True,
         lora: Mapping[str, Any] | None = None,
         train_unet: bool = False,
         sample_latent: bool = False,
@@ -108,11 +118,16 @@ class LAFRNet(nn.Module):
         if lora is not None and train_unet:
             raise ValueError("network_g: lora and train_unet: true exclude each other")
         base = load_base_model(base_model, prompt, timestep)
+        unet: nn.Module | None = None
+        if with_unet and prune:
+            unet = StaticUNet.from_unet(base.unet, base.prompt_embeds, timestep)
+        elif with_unet:
+            unet = _FullUNet(base.unet, base.prompt_embeds, timestep)
+        elif lora is not None or train_unet:
+            raise ValueError("network_g: with_unet: false leaves nothing for lora or train_unet: true")
         self._set(
             vae=base.vae,
-            unet=StaticUNet.from_unet(base.unet, base.prompt_embeds, timestep)
-            if prune
-            else _FullUNet(base.unet, base.prompt_embeds, timestep),
+            unet=unet,
             alignment=alignment,
             prediction_type=base.prediction_type,
             alpha_cumprod=base.alpha_cumprod,
@@ -120,16 +135,20 @@ class LAFRNet(nn.Module):
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
-        self.unet.requires_grad_(train_unet)
+        if alignment_weights is not None:
+            self._load_alignment(alignment_weights)
+        if unet is None:
+            return
+        unet.requires_grad_(train_unet)
         if lora is not None:
-            add_lora(self.unet, **lora)
+            add_lora(unet, **lora)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
     def _set(
         self,
         vae: Any,
-        unet: nn.Module,
+        unet: nn.Module | None,
         alignment: Mapping[str, Any] | None,
         prediction_type: str,
         alpha_cumprod: float,
@@ -146,6 +165,20 @@ class LAFRNet(nn.Module):
         self.image_size = image_size
         self.sample_latent = False
 
+    def _load_alignment(self, path: str) -> None:
+        if self.alignment is None:
+            raise ValueError("network_g: alignment_weights is given, but alignment is not")
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"network_g: alignment_weights: {path} does not exist; stage 1 writes it")
+        stored = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+        state = stored.get("params_ema", stored.get("params", stored))
+        prefix = "alignment."
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        try:
+            self.alignment.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"network_g: alignment_weights: {path} does not fit `alignment`: {error}") from error
+
     # ---- the five steps -------------------------------------------------------------------------------------------
 
     def encode(self, image: Tensor) -> Tensor:
@@ -159,30 +192,47 @@ class LAFRNet(nn.Module):
         return latent if self.alignment is None else self.alignment(latent)
 
     def denoise(self, latent: Tensor) -> Tensor:
-        """Aligned latents -> restored latents: one UNet call and the closed-form step; no noise is added."""
+        """Aligned latents -> restored latents: one UNet call and the closed-form step; no noise is added.
+
+        Without a UNet, the input itself.
+        """
+        if self.unet is None:
+            return latent
         return predict_sample(latent, self.unet(latent), self.alpha_cumprod, self.prediction_type)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
         return (self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2
 
-    def forward(self, lq: Tensor) -> Tensor:
+    def forward(self, lq: Tensor, output: str = "image") -> Tensor:
         """Restore faces.
 
         Args:
             lq: (B, 3, H, W) RGB in [0, 1]; trained for H = W = ``image_size``.
+            output: how far to go: ``aligned`` or ``restored`` latents, or the ``image``.
 
         Returns:
-            The same shape; clamped to [0, 1] in eval mode. In training mode it is not clamped, since the clamp's
-            gradient is zero where a pixel is furthest off.
+            The image has the shape of ``lq`` and is clamped to [0, 1] in eval mode. In training mode it is not clamped,
+            since the clamp's gradient is zero where a pixel is furthest off.
         """
-        restored = self.decode(self.denoise(self.align(self.encode(lq))))
-        return restored if self.training else restored.clamp(0, 1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains(self.vae)):
+            latent = self.encode(lq)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (latent.requires_grad or trains(self.alignment))):
+            latent = self.align(latent)
+        if output == "aligned":
+            return latent
+        latent = self.denoise(latent)
+        if output == "restored":
+            return latent
+        image = self.decode(latent)
+        return image if self.training else image.clamp(0, 1)
 
     # ---- deployment -----------------------------------------------------------------------------------------------
 
     def deploy(self) -> LAFRNet:
         """Merge the LoRA, fold prompt and timestep, drop what is not needed; in place, then in eval mode."""
+        if self.unet is None:
+            raise ValueError("a network without UNet (with_unet: false) cannot be deployed")
         merge_lora(self.unet)
         if isinstance(self.unet, _FullUNet):
             full = self.unet
@@ -197,7 +247,7 @@ class LAFRNet(nn.Module):
             dtype: of the stored weights; the codebook stays in fp32, since rounding it changes which code is nearest.
         """
         deployed = self
-        if lora_layers(self.unet) or isinstance(self.unet, _FullUNet):
+        if not isinstance(self.unet, StaticUNet) or lora_layers(self.unet):
             deployed = copy.deepcopy(self).deploy()
         unet = deployed.unet
         assert isinstance(unet, StaticUNet)  # noqa: S101 - deploy() makes it one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +63,6 @@ class AutoencoderModel(TrainingModel):
             if self.latent_square is not None:
                 self.bare_g.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
             folder = Path(self.opt["path"]["experiments_root"]) / "vae"
-            with self.ema.applied() if self.ema is not None else nullcontext():
+            with self.averaged():
                 self.bare_g.save_pretrained(folder)
             get_root_logger().info(f"Autoencoder written to {folder}")

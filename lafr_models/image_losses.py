@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
@@ -44,6 +45,11 @@ class ImageLosses(nn.Module):
         """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name."""
         return {f"l_{name}": term(pred, target) for name, term in self.terms.items()}
 
+    @property
+    def whole_face(self) -> list[str]:
+        """Names of the losses that only make sense on a whole face (``whole_face = True`` on their class)."""
+        return [name for name, term in self.terms.items() if getattr(term, "whole_face", False)]
+
     def adversarial_active(self, current_iter: int) -> bool:
         """Whether the adversarial losses count at this iteration."""
         return self.adversarial is not None and current_iter >= self.adversarial_start
@@ -51,8 +57,9 @@ class ImageLosses(nn.Module):
     def generator(self, net_d: nn.Module, pred: Tensor, losses: dict[str, Tensor]) -> Tensor:
         """Adversarial loss of the generator; ``losses`` are its other ones, for the adaptive weight."""
         assert self.adversarial is not None  # noqa: S101 - callers ask adversarial_active first
-        total = sum(losses.values()) if self.adversarial.adaptive else None
-        return self.adversarial.generator(net_d(pred), total, pred if self.adversarial.adaptive else None)
+        if not self.adversarial.adaptive:
+            return self.adversarial.generator(net_d(pred))
+        return self.adversarial.generator(net_d(pred), torch.stack(list(losses.values())).sum(), pred)
 
     def discriminator(self, net_d: nn.Module, pred: Tensor, target: Tensor) -> Tensor:
         """Loss of the discriminator on real and made images."""

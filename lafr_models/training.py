@@ -197,6 +197,10 @@ class TrainingModel(BaseModel):
         self._bar.update(1)
         self._bar.set_postfix({k: f"{v:.4f}" for k, v in self.log_dict.items()}, refresh=False)
 
+    def averaged(self) -> AbstractContextManager[Any]:
+        """Context in which ``net_g`` has the averaged parameters, where there are any."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> dict[str, dict[str, Tensor]]:
@@ -276,7 +280,7 @@ class TrainingModel(BaseModel):
         """Restore ``self.data['lq']`` with the averaged parameters, if there are any, into ``self.output``."""
         training = self.net_g.training
         self.net_g.eval()
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        with self.averaged():
             self.output = self.restore(self.data["lq"])
         self.net_g.train(training)
 

@@ -1,0 +1,93 @@
+"""LAFRAlignModel: stage 1, the latent alignment adapter alone (LAFR, 2.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from lafr_arch.codebook import Codebook
+from lafr_models.latent_distance import LatentDistances
+from lafr_models.training import TrainingModel
+
+
+@MODEL_REGISTRY.register()
+class LAFRAlignModel(TrainingModel):
+    """Train ``network_g``'s alignment module so that latents of LQ faces fall on those of HQ faces.
+
+    Loss: ``|A(z_lq) - z_hq|_1``, the mean over elements. Everything else is frozen. The first step sets the codebook
+    to the k-means centres of HQ features; every ``reseed_every`` steps, until ``reseed_until``, codes that have died
+    are moved onto features of the current batch. TensorBoard gets the codebook's perplexity and used fraction, and
+    validation the distances of :class:`~lafr_models.latent_distance.LatentDistances` before and after alignment.
+    """
+
+    def build(self) -> None:
+        net = build_network(self.opt["network_g"])
+        if net.alignment is None:
+            raise ValueError("network_g: alignment: stage 1 needs an alignment module to train")
+        net.requires_grad_(False)
+        net.alignment.requires_grad_(True)
+        self.net_g = self.model_to_device(net)
+        self.codebooks = [module for module in net.alignment.modules() if isinstance(module, Codebook)]
+        if self.is_train:
+            train = self.opt["train"]
+            self.reseed_every = int(train.get("reseed_every", 100))
+            self.reseed_until = int(train.get("reseed_until", train["total_iter"] // 2))
+        self.distances: LatentDistances | None = None
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            target = self.bare_g.encode(data["gt"])
+            if self.codebooks and current_iter == 1:
+                self._with_features(target, Codebook.initialise)
+        self.output = self.net_g(data["lq"], output="aligned")
+        return {"l_align": F.l1_loss(self.output, target)}
+
+    def _with_features(self, latent: Tensor, action: Any) -> None:
+        """Call ``action(codebook, features)`` with the features that each codebook gets for a latent.
+
+        With several processes the first one's result is everybody's.
+        """
+
+        def call(codebook: Codebook, inputs: tuple[Tensor, ...]) -> None:
+            action(codebook, inputs[0])
+            if self.opt["dist"]:
+                for value in codebook.state_dict().values():
+                    torch.distributed.broadcast(value, 0)
+
+        hooks = [codebook.register_forward_pre_hook(call) for codebook in self.codebooks]
+        self.bare_g.align(latent)
+        for hook in hooks:
+            hook.remove()
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        super().optimize_parameters(current_iter)
+        due = self.reseed_every > 0 and current_iter % self.reseed_every == 0 and current_iter <= self.reseed_until
+        if self.codebooks and due:
+            with torch.no_grad():
+                self._with_features(self.bare_g.encode(self.data["lq"]), Codebook.reseed)
+        for codebook in self.codebooks:
+            self.log_dict.update(codebook.statistics())
+
+    def restore(self, lq: Tensor) -> Tensor:
+        latent = self.bare_g.encode(lq)
+        aligned = self.bare_g.align(latent)
+        if self.distances is not None and "gt" in self.data:
+            self.distances.add(latent, aligned, self.bare_g.encode(self.data["gt"]))
+        return self.bare_g.decode(aligned).clamp(0, 1)
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        self.distances = LatentDistances()
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        values = self.distances.values() if self.distances.count else {}
+        self.distances = None
+        name = dataloader.dataset.opt["name"]
+        for key, value in values.items():
+            get_root_logger().info(f"{name}\t # {key}: {value:.4f}")
+            if tb_logger:
+                tb_logger.add_scalar(f"latents/{name}/{key}", value, current_iter)

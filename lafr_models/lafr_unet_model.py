@@ -1,0 +1,94 @@
+"""LAFRUNetModel: stage 2, LoRA on the UNet under the multilevel loss (LAFR, 2.4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from lafr_models.image_losses import ImageLosses
+from lafr_models.training import TrainingModel
+
+# Latent positions at the edge of a decoded crop whose pixels are left out of the losses: the decoder lacks what is
+# around them.
+_MARGIN = 1
+
+
+@MODEL_REGISTRY.register()
+class LAFRUNetModel(TrainingModel):
+    """Fine-tune ``network_g``'s UNet (LoRA, or all of it) on restored images; adapter, encoder and decoder are frozen.
+
+    Losses: the image losses of ``train:`` between the restored face and ``gt``, plus ``latent_weight`` times the L1
+    distance between the restored latent and that of ``gt`` (0 by default; costs no decoding). ``decode_crop``: side,
+    in latent positions, of the random part that is decoded for the image losses; the whole face by default. The
+    decoder is more than half of the work, so a crop of half the side takes less than half the time; losses that look
+    at a whole face need all.
+
+    At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``.
+    """
+
+    def build(self) -> None:
+        net = build_network(self.opt["network_g"])
+        if net.alignment is not None:
+            net.alignment.requires_grad_(False)
+        self.net_g = self.model_to_device(net)
+        if not self.is_train:
+            return
+        train = self.opt["train"]
+        self.image_losses = ImageLosses(train).to(self.device)
+        self.latent_weight = float(train.get("latent_weight", 0))
+        self.decode_crop = train.get("decode_crop")
+        if self.decode_crop is not None and self.image_losses.whole_face:
+            raise ValueError(
+                f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out"
+            )
+        if self.image_losses.adversarial is not None:
+            self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        latent = self.net_g(data["lq"], output="restored")
+        latent_losses = {}
+        if self.latent_weight > 0:
+            with torch.no_grad():
+                target = self.bare_g.encode(data["gt"])
+            latent_losses["l_latent"] = self.latent_weight * F.l1_loss(latent, target)
+        self.output, self.target = self._decode(latent, data["gt"])
+        losses = self.image_losses(self.output, self.target)
+        if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
+            losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
+        return {**losses, **latent_losses}
+
+    def _decode(self, latent: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode the latent, or a random crop of it; return images and the part of ``gt`` they show."""
+        height, width = latent.shape[-2:]
+        side = self.decode_crop
+        if side is None or side >= min(height, width):
+            return self.bare_g.decode(latent), gt
+        top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
+        scale = gt.shape[-1] // width
+        image = self.bare_g.decode(latent[..., top : top + side, left : left + side])
+        gt = gt[..., top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        inner = slice(_MARGIN * scale, (side - _MARGIN) * scale)
+        return image[..., inner, inner], gt[..., inner, inner]
+
+    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        if self.net_d is None or not self.image_losses.adversarial_active(current_iter):
+            return {}
+        return {"l_discriminator": self.image_losses.discriminator(self.net_d, self.output, self.target)}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        return self.bare_g(lq).clamp(0, 1)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        super().save(epoch, current_iter)
+        if current_iter == -1 and self.opt["rank"] == 0:
+            folder = Path(self.opt["path"]["experiments_root"]) / "deployed"
+            with self.averaged():
+                self.bare_g.save_pretrained(folder)
+            get_root_logger().info(f"Deployed network written to {folder}")
