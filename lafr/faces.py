@@ -123,10 +123,12 @@ def paste_face(
     size = face.shape[0]
     to_canvas = _to_canvas(matrix, scale)
     to_crop = cv2.invertAffineTransform(to_canvas)
-    others = [cv2.invertAffineTransform(_to_canvas(other, scale)) for other in neighbours]
-    (cx, cy), (rx, ry) = MASK_CENTER, MASK_RADII
-    region = _corners(to_canvas, (cx - rx) * size, (cy - ry) * size, (cx + rx) * size, (cy + ry) * size)
-    x0, y0, x1, y1 = _bounds(region, margin=1)
+    x0, y0, x1, y1 = _region(to_canvas, size)
+    others = []
+    for other in (_to_canvas(neighbour, scale) for neighbour in neighbours):
+        left, upper, right, lower = _region(other, size)
+        if left < x1 and right > x0 and upper < y1 and lower > y0:
+            others.append(cv2.invertAffineTransform(other))
     height, width = canvas.shape[:2]
     top = np.iinfo(canvas.dtype).max
     face = face.astype(np.float32)
@@ -197,6 +199,13 @@ def _to_canvas(matrix: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     sx, sy = scale
     inverse = cv2.invertAffineTransform(np.asarray(matrix, dtype=np.float64))
     return np.array([[sx], [sy]]) * inverse + np.array([[0, 0, (sx - 1) / 2], [0, 0, (sy - 1) / 2]])
+
+
+def _region(to_canvas: np.ndarray, size: int) -> tuple[int, int, int, int]:
+    """Return the bounds of the canvas pixels that the mask of a crop can reach."""
+    (cx, cy), (rx, ry) = MASK_CENTER, MASK_RADII
+    box = _corners(to_canvas, (cx - rx) * size, (cy - ry) * size, (cx + rx) * size, (cy + ry) * size)
+    return _bounds(box, margin=1)
 
 
 def _corners(matrix: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
