@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 HELD_PIXELS = 64_000_000
 """Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
+
+
+LARGE_FACE = 2.0
+"""Faces whose crop is this many times larger than the network's size are reported: they may become less sharp."""
 
 
 class BackgroundUpsampler(Protocol):
@@ -284,6 +289,11 @@ class LAFRer:
             result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
             result.all_landmarks_5.append(face.landmarks)
             result.affine_matrices.append(matrix)
+            side = self.face_size / math.sqrt(float(np.linalg.det(matrix[:, :2])))
+            if side > LARGE_FACE * self.face_size:
+                source = result.photo.path if result.photo is not None and result.photo.path else "a photo"
+                message = "%s: a face of %d px is restored at %d px and loses its finest detail"
+                logger.warning(message, source, side, self.face_size)
             result.cropped_faces.append(face_geometry.warp_face(image, matrix, self.face_size))
 
     def _run_batch(self, waiting: deque[tuple[_Pending, int]]) -> None:

@@ -162,6 +162,14 @@ def test_center_face_and_small_faces():
     assert len(build(far, near, tiny, eye_dist_threshold=3).enhance(photo())[0]) == 3
 
 
+def test_a_face_larger_than_the_network_is_reported(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        build(found(80, 60, side=100)).enhance(photo())
+        assert not caplog.text
+        build(found(80, 60, side=150)).enhance(photo())
+    assert "a face of 150 px is restored at 64 px" in caplog.text
+
+
 def test_aligned_faces_and_paste_back():
     network = build()
     face = photo(height=128, width=128)
