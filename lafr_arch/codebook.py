@@ -38,9 +38,9 @@ class Codebook(nn.Module):
         dim: channels of the feature map.
         groups: the channels are cut into this many parts, each with a table of its own: that many codes a position.
             1 is the paper's form. The number of parameters does not change.
-        beta: inverse temperature of the backward's softmax. reseed_below: codes whose share of the lookups falls
-        below this fraction of an even share are dead: they are moved
-            onto features of the current batch by :meth:`reseed`.
+        beta: inverse temperature of the backward's softmax.
+        reseed_below: codes whose share of the lookups falls below this fraction of an even share are dead: they are
+            moved onto features of the current batch by :meth:`reseed`.
     """
 
     usage: Tensor

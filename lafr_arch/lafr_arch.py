@@ -21,6 +21,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
 from lafr_arch.base_model import VAE_CLASSES, load_base_model
 from lafr_arch.lora import add_lora, lora_layers, merge_lora
 from lafr_arch.static_unet import StaticUNet

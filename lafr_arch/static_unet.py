@@ -28,7 +28,14 @@ _REQUIRED: dict[str, Any] = {
     "time_cond_proj_dim": None,
     "cross_attention_norm": None,
     "attention_type": "default",
+    "center_input_sample": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
 }
+
+# Other kinds of blocks use the time embedding or the prompt in other places.
+_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D")
 
 
 class StaticCrossAttention(nn.Module):
@@ -111,12 +118,18 @@ class StaticUNet(nn.Module):
             timestep: the fixed timestep.
 
         Raises:
-            ValueError: the UNet has a conditioning that pruning does not cover, or the embedding does not fit.
+            ValueError: the UNet has a conditioning that pruning does not cover or adapters that are not merged, or the
+                embedding does not fit.
         """
         for key, value in _REQUIRED.items():
             if unet.config.get(key, value) != value:
                 raise ValueError(
                     f"this UNet has {key}: {unet.config[key]!r}; only {value!r} can be pruned: use prune: false"
+                )
+        for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+            if type(block).__name__ not in _BLOCKS:
+                raise ValueError(
+                    f"this UNet has a {type(block).__name__}; only {', '.join(_BLOCKS)} can be pruned: use prune: false"
                 )
         width = unet.config.cross_attention_dim
         if (
@@ -133,6 +146,8 @@ class StaticUNet(nn.Module):
             if isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None:
                 constant = module.time_emb_proj(module.nonlinearity(embedding))[0]
                 conv = module.conv1
+                if not isinstance(conv, nn.Conv2d):
+                    raise ValueError("this UNet has adapters on its convolutions: merge them before pruning")
                 conv.bias = nn.Parameter(constant if conv.bias is None else conv.bias + constant)
         text = encoder_hidden_states.to(unet.device, unet.dtype)
         # By query layer, which both forms share: the two list their blocks in different orders.
