@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-
-import lafr.compat  # noqa: F401 - BasicSR imports with any torchvision
-
-# isort: split
-from basicsr.utils.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

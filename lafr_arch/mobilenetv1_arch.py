@@ -6,13 +6,11 @@ Face Alignment", ECCV 2020. Names match the published ``mb05_120x120.pth``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-
-import lafr.compat  # noqa: F401 - BasicSR imports with any torchvision
-
-# isort: split
 from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
 
 
 class DepthwiseBlock(nn.Module):
@@ -62,6 +60,20 @@ class MobileNetV1(nn.Module):
         self.fc_param = nn.Linear(channels, num_params)
         if num_landmarks:
             self.fc_lm = nn.Linear(channels, 2 * num_landmarks)
+
+    @staticmethod
+    def options_of(state: dict[str, Tensor]) -> dict[str, Any]:
+        """Constructor options of the net that a state dict belongs to (``mb05`` and ``mb1`` are published).
+
+        Raises:
+            KeyError: it is not a MobileNetV1's.
+        """
+        landmarks = state["fc_lm.bias"].shape[0] // 2 if "fc_lm.bias" in state else 0
+        return {
+            "widen_factor": state["conv1.weight"].shape[0] / 32,
+            "num_params": state["fc_param.bias"].shape[0],
+            "num_landmarks": landmarks,
+        }
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Five maps, the last layer at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size; x as in :meth:`forward`.

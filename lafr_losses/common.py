@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -16,9 +17,29 @@ _Net = TypeVar("_Net", bound=nn.Module)
 class FrozenLoss(nn.Module):
     """Base of the losses that look through frozen nets: whatever is asked for, they stay in eval mode."""
 
-    def train(self, mode: bool = True) -> FrozenLoss:
+    @classmethod
+    def required_weights(cls, **options: Any) -> list[str]:  # noqa: ARG003 - for the classes that need some
+        """Names, paths or hub ids, as :func:`lafr.weights.require` takes them, of what these options need.
+
+        Raises:
+            ValueError: an option has no valid value.
+        """
+        return []
+
+    def train(self, mode: bool = True) -> FrozenLoss:  # noqa: ARG002
         """Stay in eval mode: batch statistics and dropout of a frozen net must not follow the training."""
         return super().train(False)
+
+
+def required_weights(options: dict[str, Any]) -> list[str]:
+    """Weights that a loss needs, from its YAML options (``type`` and arguments), without building it.
+
+    For a launcher that wants to say all that is missing at once: pass the lists of all losses, joined, to
+    :func:`lafr.weights.require_all`. Losses without weights, BasicSR's own among them, need nothing.
+    """
+    arguments = dict(options)
+    loss = LOSS_REGISTRY.get(arguments.pop("type"))
+    return loss.required_weights(**arguments) if issubclass(loss, FrozenLoss) else []
 
 
 def freeze(net: _Net) -> _Net:
@@ -35,14 +56,6 @@ def check_choice(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> 
     """Raise ValueError naming the option where ``value`` is not one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{owner}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
-
-
-def existing(owner: str, key: str, path: str | Path, what: str) -> Path:
-    """The path if it exists; else FileNotFoundError with the option's name and what should be there."""
-    found = Path(path).expanduser()
-    if not found.exists():
-        raise FileNotFoundError(f"{owner}: {key}: {found} does not exist; it should be {what}")
-    return found
 
 
 def load_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
@@ -82,6 +95,26 @@ def load_strict(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path} is not a {type(net).__name__}: {error}") from error
 
 
+def load_net(network: type[_Net], path: Path, key: str | None = None) -> _Net:
+    """Build a frozen net from its file of weights; its size is read off the tensors (``network.options_of``).
+
+    Args:
+        network: class of the net.
+        path: the file.
+        key: as for :func:`load_state_dict`.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    state = load_state_dict(path, key)
+    try:
+        net = network(**network.options_of(state))  # type: ignore[operator]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path} is not a {network.__name__}: it has no {error}") from error
+    load_strict(net, state, path)
+    return freeze(net)
+
+
 def read_class_name(folder: Path) -> str:
     """``_class_name`` of a diffusers folder's config.json.
 
@@ -100,10 +133,10 @@ def read_class_name(folder: Path) -> str:
 
 def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Antialiased bicubic resize, as PIL does it but differentiable and without clamping; (B, C, H, W)."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    if tuple(x.shape[-2:]) == size:
+    shape = (size, size) if isinstance(size, int) else size
+    if tuple(x.shape[-2:]) == tuple(shape):
         return x
-    return F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return F.interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
 
 
 def normalise_channels(x: Tensor, eps: float = 1e-10) -> Tensor:
@@ -112,3 +145,17 @@ def normalise_channels(x: Tensor, eps: float = 1e-10) -> Tensor:
     ``eps`` stands under the root, so the gradient is finite where all channels are zero, as after a ReLU.
     """
     return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + eps)
+
+
+def distance(kind: str, a: Tensor, b: Tensor) -> Tensor:
+    """Distance of two batches of vectors (B, N), a scalar: mean over the batch.
+
+    Args:
+        kind: ``cos``: 1 - cosine similarity of each pair; ``l2``: mean squared difference; ``l1``: mean absolute
+            difference.
+        a: one of each pair.
+        b: the other.
+    """
+    if kind == "cos":
+        return (1 - F.cosine_similarity(a, b, dim=1)).mean()
+    return F.mse_loss(a, b) if kind == "l2" else F.l1_loss(a, b)

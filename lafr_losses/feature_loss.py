@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
 
+from lafr.weights import require
 from lafr_losses.common import (
     FrozenLoss,
     check_choice,
-    existing,
     freeze,
     full_precision,
-    load_state_dict,
-    load_strict,
+    load_net,
     normalise_channels,
     read_class_name,
     resize,
@@ -24,7 +23,7 @@ from lafr_losses.common import (
 def _autoencoder(path: str) -> nn.Module:
     import lafr_arch.autoencoder_arch  # noqa: F401 - registers MiniAutoencoder
 
-    folder = existing("FeatureLoss", "path", path, "an autoencoder's folder (config.json and safetensors)")
+    folder = require(path)
     name = read_class_name(folder)
     if name not in ARCH_REGISTRY or not hasattr(ARCH_REGISTRY.get(name), "features"):
         raise ValueError(f"FeatureLoss: path: {folder} holds a {name}, which gives no feature maps")
@@ -34,10 +33,7 @@ def _autoencoder(path: str) -> nn.Module:
 def _mobilenet(path: str) -> nn.Module:
     from lafr_arch.mobilenetv1_arch import MobileNetV1
 
-    file = existing("FeatureLoss", "path", path, "3DDFA-V2's mb05_120x120.pth")
-    net = MobileNetV1()
-    load_strict(net, load_state_dict(file), file)
-    return net
+    return load_net(MobileNetV1, require(path))
 
 
 @LOSS_REGISTRY.register()
@@ -58,7 +54,8 @@ class FeatureLoss(FrozenLoss):
     Args:
         backend: ``autoencoder``: the encoder of a MiniAutoencoder; ``3ddfa_v2``: MobileNetV1 of 3DDFA-V2,
             trained on faces.
-        path: folder of the autoencoder, or 3DDFA-V2's ``mb05_120x120.pth``.
+        path: folder of the autoencoder, or 3DDFA-V2's ``mb05_120x120.pth`` (by default ``3ddfa-v2`` of the
+            weights folder).
         layers: which of the net's feature maps, by index; negative from the end; all of them by default. The
             MobileNetV1 has five (1/2 to 1/32 of the size).
         layer_weights: one weight a layer; 1 each by default.
@@ -71,7 +68,7 @@ class FeatureLoss(FrozenLoss):
 
     Raises:
         ValueError: an option has no valid value.
-        FileNotFoundError: there is nothing at ``path``.
+        lafr.weights.MissingWeightsError: there is nothing at ``path``.
     """
 
     def __init__(
@@ -86,12 +83,10 @@ class FeatureLoss(FrozenLoss):
         network: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_choice("FeatureLoss", "backend", backend, ("autoencoder", "3ddfa_v2"))
         check_choice("FeatureLoss", "distance", distance, ("l1", "l2"))
         if network is None:
-            if path is None:
-                raise ValueError(f"FeatureLoss: backend {backend} needs a path")
-            network = _autoencoder(path) if backend == "autoencoder" else _mobilenet(path)
+            (name,) = self.required_weights(backend=backend, path=path)
+            network = _autoencoder(name) if backend == "autoencoder" else _mobilenet(name)
         else:
             backend = "autoencoder"
         self.network = freeze(network)
@@ -101,6 +96,14 @@ class FeatureLoss(FrozenLoss):
         self.distance = distance
         self.input_size = input_size
         self.loss_weight = loss_weight
+
+    @classmethod
+    def required_weights(cls, backend: str = "autoencoder", path: str | None = None, **_: object) -> list[str]:
+        """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
+        check_choice("FeatureLoss", "backend", backend, ("autoencoder", "3ddfa_v2"))
+        if path is None and backend == "autoencoder":
+            raise ValueError("FeatureLoss: path: backend autoencoder needs the folder of an autoencoder")
+        return [path or "3ddfa-v2"]
 
     def _features(self, x: Tensor) -> list[Tensor]:
         x = full_precision(x)

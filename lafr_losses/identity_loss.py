@@ -1,0 +1,148 @@
+"""Identity losses: the same person according to CLIP (LAFR, section 2.4) or to ArcFace (OSDFace, GFPGAN)."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import Tensor
+
+from lafr.weights import require
+from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_losses.common import (
+    FrozenLoss,
+    check_choice,
+    distance,
+    freeze,
+    full_precision,
+    load_net,
+    resize,
+)
+
+# OpenAI CLIP's channel means and deviations for images in [0, 1].
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Weights of red, green and blue in the gray image, as GFPGAN and VQFR take them (ITU-R 601).
+_GRAY = (0.2989, 0.5870, 0.1140)
+
+
+@LOSS_REGISTRY.register()
+class IdentityCLIPLoss(FrozenLoss):
+    """Distance between CLIP image embeddings: ``1 - cos(CLIP(pred), CLIP(target))`` (LAFR, eq. 1).
+
+    The encoder is a ``CLIPVisionModelWithProjection``; IP-Adapter's (ViT-H/14, 632M parameters) by default. Images are
+    resized to its size by a differentiable antialiased bicubic filter, the one CLIP's own preprocessing uses.
+
+    ``type: IdentityCLIPLoss`` in YAML::
+
+        identity_opt:
+          type: IdentityCLIPLoss
+          distance: cos
+          dtype: bfloat16
+          loss_weight: 1.0
+
+    Args:
+        model: folder in transformers layout, hub id (looked up in the local cache) or a name of ``lafr weights``;
+            ``clip-image-encoder`` by default.
+        distance: ``cos``, or ``l2``: mean squared difference of the embeddings' elements.
+        dtype: ``float32``, ``float16`` or ``bfloat16`` for the encoder; the distance itself is taken in float32.
+        loss_weight: multiplies the result.
+
+    Raises:
+        lafr.weights.MissingWeightsError: the encoder is not there.
+        ValueError: an option has no valid value.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: str | None = None,
+        distance: str = "cos",
+        dtype: str = "float32",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        from transformers import CLIPVisionModelWithProjection
+
+        check_choice("IdentityCLIPLoss", "distance", distance, ("cos", "l2"))
+        check_choice("IdentityCLIPLoss", "dtype", dtype, tuple(_DTYPES))
+        (name,) = self.required_weights(model)
+        encoder = CLIPVisionModelWithProjection.from_pretrained(
+            require(name), dtype=_DTYPES[dtype], local_files_only=True
+        )
+        self.encoder = freeze(encoder)
+        self.size: int = encoder.config.image_size
+        self.distance = distance
+        self.loss_weight = loss_weight
+        self.register_buffer("mean", torch.tensor(_CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_CLIP_STD).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def required_weights(cls, model: str | None = None, **_: object) -> list[str]:
+        """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
+        return [model or "clip-image-encoder"]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] -> CLIP embeddings (B, projection), float32, not normalised."""
+        pixels = (resize(full_precision(x), self.size) - self.mean) / self.std
+        return full_precision(self.encoder(pixels.to(self.encoder.dtype)).image_embeds)
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over the batch. The target takes no gradient."""
+        with torch.autocast(pred.device.type, enabled=False):
+            loss = distance(self.distance, self.embed(pred), self.embed(target.detach()))
+            return self.loss_weight * loss
+
+
+@LOSS_REGISTRY.register()
+class ArcFaceLoss(FrozenLoss):
+    """Distance between ArcFace embeddings of gray 128 x 128 faces, GFPGAN's and VQFR's identity net.
+
+    Faces are resized with an antialiased filter: the plain bilinear one of GFPGAN gives a gradient to one pixel in
+    four only.
+
+    ``type: ArcFaceLoss`` in YAML::
+
+        identity_opt:
+          type: ArcFaceLoss
+          distance: cos
+          loss_weight: 0.1
+
+    Args:
+        path: ``arcface_resnet18.pth``, or a name of ``lafr weights``; ``arcface-resnet18`` by default.
+        distance: ``cos`` (OSDFace), ``l1`` (mean absolute difference of the embeddings, GFPGAN) or ``l2``.
+        loss_weight: multiplies the result.
+
+    Raises:
+        lafr.weights.MissingWeightsError: the file is not there.
+        ValueError: an option has no valid value, or the file holds another net.
+    """
+
+    gray: Tensor
+
+    def __init__(self, path: str | None = None, distance: str = "cos", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        check_choice("ArcFaceLoss", "distance", distance, ("cos", "l1", "l2"))
+        (name,) = self.required_weights(path)
+        self.network = load_net(ArcFaceResNet18, require(name))
+        self.distance = distance
+        self.loss_weight = loss_weight
+        self.register_buffer("gray", torch.tensor(_GRAY).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def required_weights(cls, path: str | None = None, **_: object) -> list[str]:
+        """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
+        return [path or "arcface-resnet18"]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Aligned faces (B, 3, H, W) RGB in [0, 1] -> embeddings (B, 512), not normalised."""
+        gray = (full_precision(x) * self.gray).sum(dim=1, keepdim=True)
+        return self.network(2 * resize(gray, 128) - 1)
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over the batch. The target takes no gradient."""
+        with torch.autocast(pred.device.type, enabled=False):
+            loss = distance(self.distance, self.embed(pred), self.embed(target.detach()))
+            return self.loss_weight * loss
