@@ -108,7 +108,7 @@ def load_net(network: type[_Net], path: Path, key: str | None = None) -> _Net:
     """
     state = load_state_dict(path, key)
     try:
-        net = network(**network.options_of(state))  # type: ignore[operator]
+        net = network(**network.options_of(state))  # type: ignore[attr-defined]
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path} is not a {network.__name__}: it has no {error}") from error
     load_strict(net, state, path)

@@ -121,15 +121,15 @@ class FeatureLoss(FrozenLoss):
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over positions and images.
 
-        The target takes no gradient.
+        The target takes no gradient. Under autocast the net runs in half precision, the distance does not.
         """
         pred_maps, target_maps = self._features(pred), self._features(target.detach())
         weights = self.layer_weights or [1.0] * len(pred_maps)
         if len(weights) != len(pred_maps):
             raise ValueError(f"FeatureLoss: layer_weights: {len(weights)} for {len(pred_maps)} layers")
-        total = pred.new_zeros((), dtype=pred_maps[0].dtype)
+        total = full_precision(pred).new_zeros(())
         for a, b, weight in zip(pred_maps, target_maps, weights, strict=True):
-            difference = normalise_channels(a) - normalise_channels(b)
+            difference = normalise_channels(full_precision(a)) - normalise_channels(full_precision(b))
             if self.distance == "l2":
                 value = difference.square().sum(dim=1).mean()
             else:

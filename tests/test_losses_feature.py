@@ -77,6 +77,14 @@ def test_net_is_frozen_even_in_train_mode(images: tuple[Tensor, Tensor], pyramid
     assert loss(*images).item() == loss(*images).item()
 
 
+def test_distance_is_taken_in_full_precision_under_autocast(images: tuple[Tensor, Tensor], pyramid: Pyramid):
+    loss = FeatureLoss(network=pyramid)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = loss(*images)
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(loss(*images).item(), rel=0.05)
+
+
 def test_zero_features_give_a_finite_gradient(pyramid: Pyramid):
     for p in pyramid.parameters():
         p.data.zero_()
