@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -15,7 +15,13 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 
 class FrozenLoss(nn.Module):
-    """Base of the losses that look through frozen nets: whatever is asked for, they stay in eval mode."""
+    """Base of the losses that look through frozen nets: whatever is asked for, they stay in eval mode.
+
+    Attributes:
+        whole_face: the loss makes sense on a whole aligned face only, not on a patch of one.
+    """
+
+    whole_face: ClassVar[bool] = False
 
     @classmethod
     def required_weights(cls, **options: Any) -> list[str]:  # noqa: ARG003 - for the classes that need some

@@ -53,6 +53,7 @@ class IdentityCLIPLoss(FrozenLoss):
         ValueError: an option has no valid value.
     """
 
+    whole_face = True
     mean: Tensor
     std: Tensor
 
@@ -120,6 +121,7 @@ class ArcFaceLoss(FrozenLoss):
         ValueError: an option has no valid value, or the file holds another net.
     """
 
+    whole_face = True
     gray: Tensor
 
     def __init__(self, path: str | None = None, distance: str = "cos", loss_weight: float = 1.0) -> None:

@@ -51,6 +51,8 @@ class FacialStructureLoss(FrozenLoss):
         ValueError: an option has no valid value, or a file holds something else.
     """
 
+    whole_face = True
+
     def __init__(
         self,
         backend: str = "d3dfr",

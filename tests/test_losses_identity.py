@@ -138,6 +138,14 @@ def test_errors_name_file_and_option(tmp_path: Path, clip: str, arcface: str, mo
         ArcFaceLoss(path=arcface, distance="x")
 
 
+def test_identity_and_structure_need_whole_faces():
+    from lafr_losses.lpips_loss import LPIPSLoss
+    from lafr_losses.structure_loss import FacialStructureLoss
+
+    whole = [loss.whole_face for loss in (IdentityCLIPLoss, ArcFaceLoss, FacialStructureLoss, LPIPSLoss)]
+    assert whole == [True, True, True, False]
+
+
 def test_required_weights_of_yaml_options():
     import basicsr.losses  # noqa: F401 - registers BasicSR's own
 
