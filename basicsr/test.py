@@ -9,15 +9,16 @@ from pathlib import Path
 
 from lafr import register
 from lafr.compat import patch_training
+from lafr.options import output_root
 
 
 def main() -> None:
-    """Register the plugin, then run BasicSR's own test pipeline; results go to ``results/``."""
+    """Register the plugin, then run BasicSR's own test pipeline, into ``results/``."""
     register()
     patch_training()
     from basicsr.test import test_pipeline
 
-    test_pipeline(str(Path(__file__).resolve().parents[1]))
+    test_pipeline(output_root(Path(__file__).resolve().parents[1]))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from lafr import register
 from lafr.compat import patch_training
+from lafr.options import output_root
 
 
 def main() -> None:
-    """Register the plugin, then run BasicSR's own training pipeline; results go to ``experiments/``."""
+    """Register the plugin, then run BasicSR's own training pipeline, into ``experiments/``."""
     register()
     patch_training()
     from basicsr.train import train_pipeline
 
-    train_pipeline(str(Path(__file__).resolve().parents[1]))
+    train_pipeline(output_root(Path(__file__).resolve().parents[1]))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _get_optimizer(self: Any, optim_type: str, params: Any, lr: float, **kwargs:
     import torch
 
     optimizer_class = getattr(torch.optim, optim_type, None)
-    if optimizer_class is None:
+    if not isinstance(optimizer_class, type):
         raise ValueError(f"train: optim_*: type: {optim_type} is not an optimizer of torch.optim")
     return optimizer_class(params, lr, **kwargs)
 
@@ -160,6 +160,7 @@ def patch_training() -> None:
     import basicsr.data.degradations as degradations
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import dist_util
+    from basicsr.utils.dist_util import master_only
 
     import basicsr.test as test
     import basicsr.train as train
@@ -172,6 +173,9 @@ def patch_training() -> None:
     _replace(train, "EnlargedSampler", ["dataset", "num_replicas", "rank", "ratio"], ResumableSampler)
     _replace(train, "parse_options", ["root_path", "is_train"], _parse_options)
     _replace(test, "parse_options", ["root_path", "is_train"], _parse_options)
+    # Only the first process makes the folder that the option file is copied to.
+    copy_opt_file = _replace(train, "copy_opt_file", ["opt_file", "experiments_root"], lambda: None)
+    train.copy_opt_file = master_only(copy_opt_file)
     original = _replace(train, "create_train_val_dataloader", ["opt", "logger"], lambda: None)
     train.create_train_val_dataloader = _dataloaders(original)
     jpeg = _replace(degradations, "add_jpg_compression", ["img", "quality"], lambda: None)

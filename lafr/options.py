@@ -8,6 +8,7 @@ number; ``--force_yml`` sets any value YAML can write, creates missing parents a
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import re
 from collections import OrderedDict
@@ -118,6 +119,11 @@ def complete(opt: dict[str, Any], root_path: str, is_train: bool) -> None:
     else:
         root = Path(root_path) / "results" / opt["name"]
         opt["path"].update(results_root=str(root), log=str(root), visualization=str(root / "visualization"))
+
+
+def output_root(default: Path) -> str:
+    """Folder under which experiments/, results/ and tb_logger/ are written: variable LAFR_ROOT, or ``default``."""
+    return str(Path(os.environ.get("LAFR_ROOT") or default).expanduser().resolve())
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:

@@ -98,6 +98,8 @@ class TrainingModel(BaseModel):
     def _init_training(self, pretrained: str | None) -> None:
         train = self.opt["train"]
         self.accumulate = int(train.get("accumulate", 1))
+        if self.accumulate < 1:
+            raise ValueError(f"train: accumulate: {self.accumulate} must be at least 1")
         self.clip_grad_norm = float(train.get("clip_grad_norm", 0))
         amp = train.get("amp")
         if amp is not None and amp not in _AMP:
@@ -111,6 +113,8 @@ class TrainingModel(BaseModel):
             self.optimizer_d = self._optimizer("optim_d", self.net_d)
         if train.get("scheduler") is not None:
             self.setup_schedulers()
+        elif train.get("warmup_iter", -1) > 0:
+            raise ValueError("train: warmup_iter: a warm-up needs a `scheduler`")
         if train.get("ema_decay", 0) > 0:
             self.ema = ExponentialMovingAverage(self.bare_g, train["ema_decay"])
         trainable = sum(p.numel() for p in self.bare_g.parameters() if p.requires_grad)
@@ -312,7 +316,7 @@ class TrainingModel(BaseModel):
             if len(shown) < _PICTURES:
                 row = [data["lq"], self.output.cpu(), *([data["gt"]] if "gt" in data else [])]
                 shown.append(torch.cat([image.clamp(0, 1) for image in row], dim=3))
-        self.metric_results = {metric: value / len(dataloader) for metric, value in sums.items()}
+        self.metric_results = {metric: float(value / len(dataloader)) for metric, value in sums.items()}
         for metric, value in self.metric_results.items():
             self._update_best_metric_result(name, metric, value, current_iter)
         self._log_validation(name, current_iter, tb_logger)
