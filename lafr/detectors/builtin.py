@@ -1,0 +1,146 @@
+"""The detector that needs nothing but this package: boxes by scikit-image's cascade, the rest by FacePointNet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lafr_arch.aligner_arch import FacePointNet
+from lafr_data.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
+
+from .face import Face, Photo, check_photo, rescale, resize_to, suppress
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "pretrained" / "aligner"
+
+SEARCH_PIXELS = 1_000_000
+"""Pixels of the copy that the cascade searches: a second on one CPU core, whatever the photo's size."""
+SEARCH_ENLARGE = 1.5
+"""Small photos are enlarged by this much at most, so that faces of 16 pixels fill the cascade's window of 24."""
+WINDOW = 24
+MIN_NEIGHBORS = 2
+"""How many of the cascade's windows must agree on a box; the net is there to reject false ones."""
+TURNS = (-30.0, 30.0)
+"""Degrees by which a photo is turned where no upright face was found."""
+
+# Where the crop that the net wants lies relative to the cascade's box, as fractions of the box's side: medians over
+# the faces of the training set.
+BOX_TO_CROP_SHIFT = 0.083
+BOX_TO_CROP_SIDE = 1.27
+# The face's box around its points, in RMS distances of the points from their mean: brows' top to chin.
+FACE_BOX = np.array([-2.0, -2.2, 2.0, 2.3])
+
+OVERLAP = 0.5
+BATCH = 64
+
+
+class BuiltinDetector:
+    """LBP frontal cascade and five-point alignment net.
+
+    The cascade proposes boxes freely, the net finds the points, a second crop upright and centred on them refines them,
+    and the net's confidence in that crop decides.
+
+    Args:
+        device: torch device of the net.
+        min_score: least confidence, 0 to 1.
+    """
+
+    name = "builtin"
+
+    def __init__(self, device: str | torch.device = "cpu", min_score: float = 0.98) -> None:
+        from skimage import data
+        from skimage.feature import Cascade
+
+        self.device = torch.device(device)
+        self.min_score = min_score
+        self._cascade = Cascade(data.lbp_frontal_face_cascade_filename())
+        self._net = FacePointNet.from_pretrained(WEIGHTS, self.device)
+
+    def detect(self, img: Photo) -> list[Face]:
+        """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
+        if not check_photo(img):
+            return []
+        small = resize_to(img, SEARCH_PIXELS, SEARCH_ENLARGE)
+        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        faces = self._verify(img, small, self._propose(gray), 0.0)
+        for turn in TURNS if not faces else ():
+            matrix, turned = _turn(gray, turn)
+            corners = self._propose(turned)
+            centres = transform(invert(matrix), corners[:, :2])
+            faces += self._verify(img, small, np.column_stack([centres, corners[:, 2]]), turn)
+        return suppress(faces, OVERLAP)
+
+    def _propose(self, gray: NDArray[np.uint8]) -> Array:
+        """Return the cascade's boxes (N, 3): centre x, y and side in pixels of ``gray``."""
+        if min(gray.shape) <= WINDOW:
+            return np.zeros((0, 3))
+        boxes = self._cascade.detect_multi_scale(
+            img=gray,
+            scale_factor=1.2,
+            step_ratio=1,
+            min_size=(WINDOW, WINDOW),
+            max_size=(min(gray.shape),) * 2,
+            min_neighbor_number=MIN_NEIGHBORS,
+        )
+        rows = [(b["c"] + (b["width"] - 1) / 2, b["r"] + (b["height"] - 1) / 2, b["width"]) for b in boxes]
+        return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+    def _verify(self, img: Photo, small: Photo, boxes: Array, angle: float) -> list[Face]:
+        """Find the points of boxes of ``small``, turned by ``angle`` degrees, in ``img``; drop what is no face."""
+        if not len(boxes):
+            return []
+        factor = img.shape[1] / small.shape[1]
+        centres = rescale(boxes[:, :2], small, img).astype(np.float64)
+        sides = boxes[:, 2] * factor
+        radians = np.deg2rad(angle)
+        down = np.array([-np.sin(radians), np.cos(radians)])
+        size = self._net.image_size
+        matrices = [
+            crop_matrix(centre + BOX_TO_CROP_SHIFT * side * down, BOX_TO_CROP_SIDE * side, angle, size)
+            for centre, side in zip(centres, sides, strict=True)
+        ]
+        points, scores = self._run(img, matrices)
+        likely = np.flatnonzero(scores > self.min_score / 4)
+        matrices = []
+        for i in likely:
+            centre, radius = centre_and_radius(points[i])
+            matrices.append(crop_matrix(centre, CROP_RADII * max(radius, 1.0), tilt(points[i]), size))
+        points, scores = self._run(img, matrices)
+        return [
+            Face(_box(points[i]), points[i].astype(np.float32), float(scores[i]))
+            for i in np.flatnonzero(scores >= self.min_score)
+        ]
+
+    @torch.inference_mode()
+    def _run(self, img: Photo, matrices: list[Array]) -> tuple[Array, Array]:
+        """Return the points (N, 5, 2) in pixels of ``img`` and the confidences (N,) of N crops."""
+        size = self._net.image_size
+        points, scores = [np.zeros((0, 5, 2))], [np.zeros(0)]
+        for start in range(0, len(matrices), BATCH):
+            batch = matrices[start : start + BATCH]
+            crops = np.stack([warp_crop(img, matrix, size)[:, :, ::-1].transpose(2, 0, 1) for matrix in batch])
+            found, logits = self._net(torch.from_numpy(crops).to(self.device).float() / 255)
+            found = found.double().cpu().numpy() * size
+            points.append(np.stack([transform(invert(m), p) for m, p in zip(batch, found, strict=True)]))
+            scores.append(logits.double().sigmoid().cpu().numpy())
+        return np.concatenate(points), np.concatenate(scores)
+
+
+def _turn(gray: NDArray[np.uint8], angle: float) -> tuple[Array, NDArray[np.uint8]]:
+    """Turn a picture so that faces tilted by ``angle`` degrees stand upright; return the matrix and the picture."""
+    height, width = gray.shape
+    radians = np.deg2rad(-angle)
+    cos, sin = np.cos(radians), np.sin(radians)
+    linear = np.array([[cos, -sin], [sin, cos]])
+    extent = np.ceil(np.abs(linear) @ (width, height)).astype(int)
+    centre = np.array([width - 1, height - 1]) / 2
+    matrix = np.column_stack([linear, (extent - 1) / 2 - linear @ centre])
+    return matrix, cv2.warpAffine(gray, matrix, extent.tolist(), flags=cv2.INTER_LINEAR)
+
+
+def _box(points: Array) -> NDArray[np.float32]:
+    centre, radius = centre_and_radius(points)
+    return (np.tile(centre, 2) + radius * FACE_BOX).astype(np.float32)

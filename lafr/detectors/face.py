@@ -1,0 +1,93 @@
+"""What a detector returns, and what all detectors share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Photo = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a photo; coordinates are pixels, pixel centres at whole numbers."""
+
+    box: NDArray[np.float32]
+    """(4,): x0, y0, x1, y1; may reach beyond the photo."""
+    landmarks: NDArray[np.float32]
+    """(5, 2): left eye, right eye, nose, left mouth corner, right mouth corner; left as in the image."""
+    score: float
+    """Confidence, 0 to 1; not comparable between detectors."""
+
+
+class Detector(Protocol):
+    """Finds faces."""
+
+    name: str
+    """Which of :data:`lafr.detectors.DETECTORS` it is (never ``auto``)."""
+
+    def detect(self, img: Photo) -> list[Face]:
+        """Find the faces of a BGR photo (H, W, 3) uint8, best score first.
+
+        Raises:
+            ValueError: ``img`` is something else.
+        """
+
+
+SMALLEST_PHOTO = 12
+"""Photos with a side below this many pixels hold no face that could be found."""
+
+
+def check_photo(img: Any) -> bool:  # noqa: ANN401
+    """Return whether a photo is large enough to hold a face.
+
+    Raises:
+        ValueError: it is not a uint8 array of shape (H, W, 3).
+    """
+    if not isinstance(img, np.ndarray) or img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+        found = f"{img.dtype} {img.shape}" if isinstance(img, np.ndarray) else type(img).__name__
+        raise ValueError(f"a detector takes a BGR photo, uint8 of shape (height, width, 3); got {found}")
+    return min(img.shape[:2]) >= SMALLEST_PHOTO
+
+
+def resize_to(img: Photo, pixels: int, largest_factor: float = 1.0) -> Photo:
+    """Resize a photo to about ``pixels`` in all, enlarging it by ``largest_factor`` at most.
+
+    Neither side falls below :data:`SMALLEST_PHOTO`. Panoramas keep more detail than by a limit of their long side.
+    """
+    height, width = img.shape[:2]
+    factor = min(largest_factor, math.sqrt(pixels / (height * width)))
+    size = max(round(width * factor), SMALLEST_PHOTO), max(round(height * factor), SMALLEST_PHOTO)
+    if size == (width, height):
+        return img
+    return cv2.resize(img, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def rescale(points: NDArray[Any], source: Photo, target: Photo) -> NDArray[np.float32]:
+    """Move points (..., 2) from the resized photo ``source`` to ``target``: pixel areas, not centres, coincide."""
+    factors = np.array([target.shape[1] / source.shape[1], target.shape[0] / source.shape[0]])
+    return ((points + 0.5) * factors - 0.5).astype(np.float32)
+
+
+def suppress(faces: list[Face], overlap: float) -> list[Face]:
+    """Return the faces best first, without those that overlap a better one.
+
+    Two faces overlap by the area their boxes share, over the smaller box's area: a box inside a larger one goes too.
+    """
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda f: f.score, reverse=True):
+        if all(_shared(face.box, other.box) <= overlap for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _shared(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return float(width * height / max(min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])), 1e-6))

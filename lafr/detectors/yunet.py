@@ -1,0 +1,54 @@
+"""YuNet through OpenCV (face_detection_yunet_2023mar.onnx of opencv_zoo, or its authors' yunet_n_dynamic.onnx)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .face import Face, Photo, check_photo, rescale, resize_to, suppress
+
+SEARCH_PIXELS = (2_000_000, 100_000)
+"""The net finds faces of 10 to 300 pixels: it looks at two sizes of the photo, so that portraits are found too."""
+OVERLAP = 0.5
+
+
+class YuNetDetector:
+    """OpenCV's FaceDetectorYN.
+
+    Args:
+        weights: the ONNX file.
+        min_score: least confidence, 0 to 1.
+
+    Raises:
+        ValueError: OpenCV cannot read ``weights``; the message names it.
+    """
+
+    name = "yunet"
+
+    def __init__(self, weights: Path, min_score: float = 0.75) -> None:
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), min_score, 0.3, 5000)
+        except cv2.error as error:
+            raise ValueError(f"{weights} is not a YuNet that OpenCV {cv2.__version__} can read: {error}") from error
+
+    def detect(self, img: Photo) -> list[Face]:
+        """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
+        if not check_photo(img):
+            return []
+        faces = []
+        previous = None
+        for pixels in SEARCH_PIXELS:
+            small = resize_to(img, pixels)
+            if previous is not None and previous.shape == small.shape:
+                break
+            previous = small
+            self._net.setInputSize(small.shape[1::-1])
+            _, rows = self._net.detect(small)
+            for row in rows if rows is not None else ():
+                left, top, width, height = row[:4]
+                corners = np.array([[left, top], [left + width, top + height]])
+                box = rescale(corners, small, img).flatten()
+                faces.append(Face(box, rescale(row[4:14].reshape(5, 2), small, img), float(row[14])))
+        return suppress(faces, OVERLAP)

@@ -1,0 +1,83 @@
+"""FacePointModel: trains the five-point alignment net."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F
+
+from lafr_models.training import TrainingModel
+
+
+def point_error(points: Tensor, target: Tensor) -> Tensor:
+    """Mean distance (B,) of ``points`` (B, 5, 2) from ``target``, over the target's distance between the eyes."""
+    distance = (points - target).norm(dim=-1).mean(dim=-1)
+    return distance / (target[:, 0] - target[:, 1]).norm(dim=-1)
+
+
+@MODEL_REGISTRY.register()
+class FacePointModel(TrainingModel):
+    """Train a FacePointNet (``network_g``) on FacePointDataset.
+
+    Losses: ``points_weight`` times the mean absolute error of the faces' points, in fractions of the crop's side, and
+    ``face_weight`` times the binary cross-entropy of face or not. Validation logs ``nme``, the
+    mean point error over the distance between the eyes, and ``accuracy`` of face or not at logit 0. At the end the
+    averaged network is written to ``experiments/NAME/aligner``.
+    """
+
+    def build(self) -> None:
+        """Create the net and read the losses' weights."""
+        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        if self.is_train:
+            train = self.opt["train"]
+            self.points_weight, self.face_weight = float(train["points_weight"]), float(train["face_weight"])
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        """Losses of the points and of the verdict."""
+        points, logits = self.net_g(data["lq"])
+        errors = (points - data["points"]).abs().mean(dim=(1, 2))
+        loss_points = (errors * data["face"]).sum() / data["face"].sum().clamp(min=1)
+        loss_face = F.binary_cross_entropy_with_logits(logits, data["face"])
+        return {"l_points": self.points_weight * loss_points, "l_face": self.face_weight * loss_face}
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """The net's output (B, 11): five points x, y in fractions of the crop's side, then the face logit."""
+        points, logits = self.bare_g(lq)
+        return torch.cat([points.flatten(1), logits[:, None]], dim=1)
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
+        """Log ``nme`` and ``accuracy`` over a set, also as ``self.metric_results``; there are no pictures to save."""
+        name = dataloader.dataset.opt["name"]
+        errors, correct = [], []
+        for data in dataloader:
+            self.feed_data(data)
+            self.test()
+            points, logits = self.output[:, :10].view(-1, 5, 2), self.output[:, 10]
+            face = self.data["face"] > 0.5
+            errors.append(point_error(points[face], self.data["points"][face]))
+            correct.append((logits > 0) == face)
+        self.metric_results = {
+            "nme": torch.cat(errors).mean().item(),
+            "accuracy": torch.cat(correct).float().mean().item(),
+        }
+        values = ", ".join(f"{key} {value:.4f}" for key, value in self.metric_results.items())
+        get_root_logger().info(f"Validation {name}, iteration {current_iter}: {values}")
+        if tb_logger:
+            for key, value in self.metric_results.items():
+                tb_logger.add_scalar(f"metrics/{name}/{key}", value, current_iter)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save as any stage; at the end also the folder that FacePointNet.from_pretrained reads."""
+        super().save(epoch, current_iter)
+        if current_iter == -1 and self.opt["rank"] == 0:
+            folder = Path(self.opt["path"]["experiments_root"]) / "aligner"
+            with self.ema.applied() if self.ema is not None else nullcontext():
+                self.bare_g.save_pretrained(folder)
+            get_root_logger().info(f"Alignment net written to {folder}")
