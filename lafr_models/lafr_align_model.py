@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.codebook import Codebook
-from lafr_models.latent_distance import LatentDistances
+from lafr_models.latent_distance import LatentDistances, moment_distance
 from lafr_models.training import TrainingModel
 
 
@@ -20,10 +20,14 @@ from lafr_models.training import TrainingModel
 class LAFRAlignModel(TrainingModel):
     """Train ``network_g``'s alignment module so that latents of LQ faces fall on those of HQ faces.
 
-    Loss: ``|A(z_lq) - z_hq|_1``, the mean over elements. Everything else is frozen. The first step sets the codebook
-    to the k-means centres of HQ features; every ``reseed_every`` steps, until ``reseed_until``, codes that have died
-    are moved onto features of the current batch. TensorBoard gets the codebook's perplexity and used fraction, and
-    validation the distances of :class:`~lafr_models.latent_distance.LatentDistances` before and after alignment.
+    Loss: ``|A(z_lq) - z_hq|_1``, the mean over elements. L1 alone draws uncertain latents together, so that their
+    distribution can end up further from the HQ latents' than it was: ``moment_weight`` (0, the paper's form) adds
+    that many times the mean absolute difference of the batch's channel means and covariances, after iteration
+    ``moment_start`` (0). Everything else is frozen. The first step sets the codebook to the k-means centres of HQ
+    features, unless ``path: pretrain_network_g`` brings one; every ``reseed_every`` steps, until ``reseed_until``,
+    codes that have died are moved onto features of the current batch. TensorBoard gets the codebook's perplexity and
+    used fraction, and validation the distances of :class:`~lafr_models.latent_distance.LatentDistances` before and
+    after alignment.
     """
 
     def build(self) -> None:
@@ -36,6 +40,8 @@ class LAFRAlignModel(TrainingModel):
         self.codebooks = [module for module in net.alignment.modules() if isinstance(module, Codebook)]
         if self.is_train:
             train = self.opt["train"]
+            self.moment_weight = float(train.get("moment_weight", 0))
+            self.moment_start = int(train.get("moment_start", 0))
             self.reseed_every = int(train.get("reseed_every", 100))
             self.reseed_until = int(train.get("reseed_until", train["total_iter"] // 2))
         self.distances: LatentDistances | None = None
@@ -43,10 +49,11 @@ class LAFRAlignModel(TrainingModel):
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         with torch.no_grad():
             target = self.bare_g.encode(data["gt"])
-            if self.codebooks and current_iter == 1:
-                self._with_features(target, Codebook.initialise)
         self.output = self.net_g(data["lq"], output="aligned")
-        return {"l_align": F.l1_loss(self.output, target)}
+        losses = {"l_align": F.l1_loss(self.output, target)}
+        if self.moment_weight > 0 and current_iter > self.moment_start:
+            losses["l_moment"] = self.moment_weight * moment_distance(self.output, target)
+        return losses
 
     def _with_features(self, latent: Tensor, action: Any) -> None:
         """Call ``action(codebook, features)`` with the features that each codebook gets for a latent.
@@ -66,6 +73,9 @@ class LAFRAlignModel(TrainingModel):
             hook.remove()
 
     def optimize_parameters(self, current_iter: int) -> None:
+        if self.codebooks and current_iter == 1 and self.opt["path"].get("pretrain_network_g") is None:
+            with torch.no_grad():
+                self._with_features(self.bare_g.encode(self.data["gt"]), Codebook.initialise)
         super().optimize_parameters(current_iter)
         due = self.reseed_every > 0 and current_iter % self.reseed_every == 0 and current_iter <= self.reseed_until
         if self.codebooks and due:

@@ -8,6 +8,19 @@ from scipy import linalg
 from torch import Tensor
 
 
+def moment_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the channel means, plus that of the channel covariances, of two batches of latents.
+
+    Args:
+        a: latents (B, C, h, w); each position is one sample of a vector of length C. Gradients flow.
+        b: latents of the same shape.
+    """
+    rows = [latent.float().transpose(0, 1).flatten(1) for latent in (a, b)]
+    means = [row.mean(dim=1) for row in rows]
+    covariances = [torch.cov(row) for row in rows]
+    return (means[0] - means[1]).abs().mean() + (covariances[0] - covariances[1]).abs().mean()
+
+
 class _Moments:
     """Running mean and covariance of the channel vectors of latents."""
 
