@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 
-# Five points (left eye, right eye, nose, mouth corners) of FFHQ's alignment at 512 (facexlib), and of the 112 x 96 crops
-# that identity nets are trained on (insightface).
+# Five points (left eye, right eye, nose, mouth corners) of FFHQ's alignment at 512 (facexlib), and of the 112 x 96
+# crops that identity nets are trained on (insightface).
 _FFHQ = (
     (192.98138, 239.94708),
     (318.90277, 240.1936),

@@ -21,8 +21,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_crop_puts_the_points_where_the_net_wants_them(checkpoint: Path):
     grid = (IdentitySimilarity(checkpoint).grid[0] + 1) / 2 * 512
-    assert torch.dist(grid[52, 30], torch.tensor([192.98, 239.95])) < 6  # the left eye
-    assert torch.dist(grid[92, 63], torch.tensor([313.09, 371.15])) < 6  # the right corner of the mouth
+    assert torch.dist(grid[52, 30], torch.tensor([192.98, 239.95])) < 9  # the left eye
+    assert torch.dist(grid[92, 63], torch.tensor([313.09, 371.15])) < 9  # the right corner of the mouth
 
 
 def test_same_image_is_one_and_missing_file_is_named(checkpoint: Path, face_image: torch.Tensor):
