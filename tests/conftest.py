@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """Leave cores to others: the tests' tensors are too small for more than two threads."""
+    """Leave cores to others, since the tensors are too small for more than two threads; and stay offline.
+
+    huggingface_hub reads its variable when it is imported, before any fixture runs.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
