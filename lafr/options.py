@@ -121,6 +121,19 @@ def complete(opt: dict[str, Any], root_path: str, is_train: bool) -> None:
         opt["path"].update(results_root=str(root), log=str(root), visualization=str(root / "visualization"))
 
 
+def lafr_options(path: str | Path) -> dict[str, Any]:
+    """Read an option file whose ``network_g`` is a LAFRNet built from a base model.
+
+    Raises:
+        OptionError: the file cannot be read, or its network is another.
+    """
+    opt = load_yaml(path)
+    network = opt.get("network_g")
+    if not isinstance(network, dict) or network.get("type") != "LAFRNet" or not network.get("base_model"):
+        raise OptionError(f"option file {path}: network_g must be of type LAFRNet and name a base_model")
+    return opt
+
+
 def output_root(default: Path) -> str:
     """Folder under which experiments/, results/ and tb_logger/ are written: variable LAFR_ROOT, or ``default``."""
     return str(Path(os.environ.get("LAFR_ROOT") or default).expanduser().resolve())
@@ -136,6 +149,9 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any]
     import torch
     from basicsr.utils import set_random_seed
     from basicsr.utils.dist_util import get_dist_info, init_dist
+
+    from lafr.startup import require_files
+    from lafr.weights import WeightsError
 
     parser = argparse.ArgumentParser(description="Train a model." if is_train else "Test a model.")
     parser.add_argument("-opt", type=str, required=True, help="option file (YAML)")
@@ -155,8 +171,11 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any]
         if args.debug and not str(opt.get("name", "")).startswith("debug"):
             opt["name"] = f"debug_{opt.get('name')}"
         complete(opt, root_path, is_train)
+        require_files(opt)
     except OptionError as error:
         parser.error(str(error))
+    except WeightsError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
     opt["dist"] = args.launcher != "none"
     if opt["dist"]:

@@ -53,6 +53,8 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         sample_size: image size it was trained for, in pixels.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -65,6 +67,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         sample_size: int = 256,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # set by diffusers' enable_gradient_checkpointing
         wide, deep = encoder_widths
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -94,7 +97,11 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Latents (B, latent_channels, h, w) -> images (B, 3, 8h, 8w), nominally in [-1, 1], not clamped."""
-        sample = self.decoder(z)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            segments = len(self.decoder) // 3
+            sample = torch.utils.checkpoint.checkpoint_sequential(self.decoder, segments, z, use_reentrant=False)
+        else:
+            sample = self.decoder(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, x: Tensor, latent_noise: float = 0.0) -> tuple[Tensor, DiagonalGaussianDistribution]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from lafr import weights
 from lafr_arch.autoencoder_arch import MiniAutoencoder
+from lafr_arch.base_configs import has_text_encoder
 
 VAE_CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencoder}
 
@@ -38,7 +39,7 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     """Load the folders vae, unet, scheduler and, for the prompt, tokenizer and text_encoder of a base model.
 
     Args:
-        path: local folder, or id of a repository on the Hugging Face hub.
+        path: local folder, or a hub id or name as :func:`lafr.weights.find` takes it; nothing is fetched.
         prompt: text to condition on; None for a base model without a text encoder, whose UNet was trained with a single
             zero token.
         timestep: the fixed timestep.
@@ -46,14 +47,14 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     Raises:
         BaseModelError: something is missing or does not fit; says what and where.
     """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        path = str(folder)
-        missing = [name for name in ("vae", "unet", "scheduler") if not (folder / name).is_dir()]
-        if missing:
-            raise BaseModelError(f"network_g: base_model: {folder} lacks the folders {', '.join(missing)}")
-    elif folder.is_absolute() or path.startswith("."):
-        raise BaseModelError(f"network_g: base_model: the folder {folder} does not exist")
+    try:
+        folder = weights.require(path)
+    except weights.MissingWeightsError as error:
+        raise BaseModelError(f"network_g: base_model: {path}: {error}") from error
+    path = str(folder)
+    missing = [name for name in ("vae", "unet", "scheduler") if not (folder / name).is_dir()]
+    if missing:
+        raise BaseModelError(f"network_g: base_model: {folder} lacks the folders {', '.join(missing)}")
     try:
         scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet")
@@ -85,20 +86,9 @@ def load_vae(path: str, subfolder: str | None = None) -> Any:
     return VAE_CLASSES[name].from_pretrained(path, subfolder=subfolder)
 
 
-def _has_text_encoder(path: str) -> bool:
-    """Whether the base model has a text encoder, by its model_index.json (which lists null for none) or its folder."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return True
-    index = folder / "model_index.json"
-    if index.is_file() and json.loads(index.read_text()).get("text_encoder", [None])[0] is None:
-        return False
-    return (folder / "text_encoder").is_dir()
-
-
 @torch.no_grad()
 def _encode_prompt(path: str, prompt: str | None, width: int) -> Tensor:
-    if not _has_text_encoder(path):
+    if not has_text_encoder(Path(path)):
         if prompt is not None:
             raise BaseModelError(
                 f"network_g: prompt: {prompt!r} cannot be encoded: {path} has no text_encoder; leave `prompt: ~`"

@@ -28,6 +28,7 @@ from lafr_arch.static_unet import StaticUNet
 
 FORMAT = "lafr-1"
 WEIGHTS_NAME = "model.safetensors"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float, prediction_type: str) -> Tensor:
@@ -96,7 +97,12 @@ class LAFRNet(nn.Module):
         lora: ``rank``, ``targets`` and ``alpha`` of :func:`lafr_arch.lora.add_lora`; None for none.
         train_unet: train the UNet's own weights (and no LoRA).
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
-        gradient_checkpointing: recompute the UNet's activations in the backward pass to save memory.
+        gradient_checkpointing: recompute the activations of the UNet and the decoder in the backward pass to save
+            memory.
+        decoder_dtype: ``fp32``, ``bf16`` or ``fp16`` for the frozen decoder, which is most of the work and of the
+            memory of activations. The other parts stay in fp32: the step at timestep 999 multiplies the UNet's rounding
+            by 14.6, and rounding before the codebook changes which code is nearest. :meth:`save_pretrained` writes the
+            decoder with this rounding; ``lafr export`` reads the base model afresh.
         image_size: side of the faces in pixels; 8 times the UNet's sample size by default.
     """
 
@@ -113,6 +119,7 @@ class LAFRNet(nn.Module):
         train_unet: bool = False,
         sample_latent: bool = False,
         gradient_checkpointing: bool = False,
+        decoder_dtype: str = "fp32",
         image_size: int | None = None,
     ) -> None:
         super().__init__()
@@ -136,6 +143,15 @@ class LAFRNet(nn.Module):
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
+        if decoder_dtype not in DTYPES:
+            raise ValueError(f"network_g: decoder_dtype: {decoder_dtype} is unknown; use {', '.join(DTYPES)}")
+        self.decoder_dtype = DTYPES[decoder_dtype]
+        for name in ("decoder", "post_quant_conv"):
+            part = getattr(self.vae, name, None)
+            if part is not None:
+                part.to(self.decoder_dtype)
+        if gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
         if alignment_weights is not None:
             self._load_alignment(alignment_weights)
         if unet is None:
@@ -165,6 +181,7 @@ class LAFRNet(nn.Module):
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
         self.sample_latent = False
+        self.decoder_dtype = torch.float32
 
     def _load_alignment(self, path: str) -> None:
         if self.alignment is None:
@@ -203,7 +220,10 @@ class LAFRNet(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
-        return (self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2
+        latent = latent / self.vae.config.scaling_factor
+        if self.decoder_dtype == torch.float32:
+            return (self.vae.decode(latent).sample + 1) / 2
+        return (self.vae.decode(latent.to(self.decoder_dtype)).sample.float() + 1) / 2
 
     def forward(self, lq: Tensor, output: str = "image") -> Tensor:
         """Restore faces.
@@ -283,7 +303,12 @@ class LAFRNet(nn.Module):
             FileNotFoundError: a file is missing; says which.
             ValueError: the folder holds something else.
         """
-        folder = Path(folder).expanduser()
+        net = cls.__new__(cls)
+        nn.Module.__init__(net)
+        net._read_deployed(Path(folder).expanduser())
+        return net.to(device)
+
+    def _read_deployed(self, folder: Path) -> None:
         for name in ("config.json", WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} does not exist; a deployed LAFR folder has it")
@@ -294,10 +319,8 @@ class LAFRNet(nn.Module):
             )
         unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
         n_tokens = unet_config.pop("n_tokens")
-        net = cls.__new__(cls)
-        nn.Module.__init__(net)
         with torch.device("meta"):
-            net._set(
+            self._set(
                 vae=VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config),
                 unet=StaticUNet(UNet2DConditionModel.from_config(unet_config), n_tokens),
                 alignment=config["alignment"],
@@ -308,11 +331,24 @@ class LAFRNet(nn.Module):
         state = load_file(folder / WEIGHTS_NAME)
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         try:
-            net.load_state_dict(state, assign=True)
+            self.load_state_dict(state, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
-        return net.to(device).eval().requires_grad_(False)
+        self.eval().requires_grad_(False)
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
         """The network's parts in the order of their use, by name."""
         return (("vae", self.vae), ("alignment", self.alignment), ("unet", self.unet))
+
+
+@ARCH_REGISTRY.register()
+class DeployedLAFRNet(LAFRNet):
+    """A deployed network as ``network_g`` of an option file: ``{type: DeployedLAFRNet, folder: FOLDER}``.
+
+    Args:
+        folder: what :meth:`LAFRNet.save_pretrained` or ``lafr export`` wrote.
+    """
+
+    def __init__(self, folder: str) -> None:
+        nn.Module.__init__(self)
+        self._read_deployed(Path(folder).expanduser())

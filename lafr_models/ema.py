@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,33 @@ def trained_state(net: nn.Module) -> dict[str, Tensor]:
 def _frozen(net: nn.Module, name: str) -> bool:
     owner, _, leaf = name.rpartition(".")
     return leaf in net.get_submodule(owner)._parameters
+
+
+def load_trained(net: nn.Module, path: str | Path, keys: Sequence[str], strict: bool = True) -> int:
+    """Load a checkpoint's parts into ``net``.
+
+    Args:
+        net: the bare network, its frozen parts with requires_grad False.
+        path: a file that a training stage saved, or any BasicSR checkpoint.
+        keys: entries to look for in the file, in order of preference; where it has none, the file itself is taken.
+        strict: refuse a file that lacks a trained parameter or holds an unknown one; else load what fits.
+
+    Returns:
+        The number of tensors in the file.
+
+    Raises:
+        ValueError: the file does not fit.
+    """
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    state = next((stored[key] for key in keys if key in stored), stored)
+    result = net.load_state_dict(state, strict=False)
+    missing = sorted(set(trained_state(net)) & set(result.missing_keys))
+    if strict and (missing or result.unexpected_keys):
+        raise ValueError(
+            f"{path} does not fit {type(net).__name__}: lacks {missing[:5]}, has unknown "
+            f"{result.unexpected_keys[:5]}; with strict_load_g: false what fits is loaded"
+        )
+    return len(state)
 
 
 class ExponentialMovingAverage:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.codebook import Codebook
+from lafr_models.latent_cache import LatentCache
 from lafr_models.latent_distance import LatentDistances, moment_distance
-from lafr_models.training import TrainingModel
+from lafr_models.training import TrainingModel, log_sizes
 
 
 @MODEL_REGISTRY.register()
@@ -44,11 +45,17 @@ class LAFRAlignModel(TrainingModel):
             self.moment_start = int(train.get("moment_start", 0))
             self.reseed_every = int(train.get("reseed_every", 100))
             self.reseed_until = int(train.get("reseed_until", train["total_iter"] // 2))
+            self.latent_cache = LatentCache.from_options(self.opt, net)
+        log_sizes(self.opt["network_g"])
         self.distances: LatentDistances | None = None
 
-    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+    def _hq_latents(self, images: Tensor) -> Tensor:
+        """Latents of HQ images, from the cache where there is one."""
         with torch.no_grad():
-            target = self.bare_g.encode(data["gt"])
+            return self.bare_g.encode(images) if self.latent_cache is None else self.latent_cache.encode(images)
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        target = self._hq_latents(data["gt"])
         self.output = self.net_g(data["lq"], output="aligned")
         losses = {"l_align": F.l1_loss(self.output, target)}
         if self.moment_weight > 0 and current_iter > self.moment_start:
@@ -75,7 +82,7 @@ class LAFRAlignModel(TrainingModel):
     def optimize_parameters(self, current_iter: int) -> None:
         if self.codebooks and current_iter == 1 and self.opt["path"].get("pretrain_network_g") is None:
             with torch.no_grad():
-                self._with_features(self.bare_g.encode(self.data["gt"]), Codebook.initialise)
+                self._with_features(self._hq_latents(self.data["gt"]), Codebook.initialise)
         super().optimize_parameters(current_iter)
         due = self.reseed_every > 0 and current_iter % self.reseed_every == 0 and current_iter <= self.reseed_until
         if self.codebooks and due:

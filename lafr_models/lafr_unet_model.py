@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_models.image_losses import ImageLosses
-from lafr_models.training import TrainingModel
+from lafr_models.training import TrainingModel, log_sizes
 
 # Latent positions at the edge of a decoded crop whose pixels are left out of the losses: the decoder lacks what is
 # around them.
@@ -38,6 +38,7 @@ class LAFRUNetModel(TrainingModel):
         if net.alignment is not None:
             net.alignment.requires_grad_(False)
         self.net_g = self.model_to_device(net)
+        log_sizes(self.opt["network_g"])
         if not self.is_train:
             return
         train = self.opt["train"]

@@ -17,7 +17,8 @@ from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lafr_models.ema import ExponentialMovingAverage, trained_state
+from lafr_arch.sizes import format_sizes, network_sizes
+from lafr_models.ema import ExponentialMovingAverage, load_trained, trained_state
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PICTURES = 4
@@ -32,6 +33,12 @@ def save_whole(value: Any, path: str | Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def log_sizes(network_g: dict[str, Any]) -> None:
+    """Write the sizes of a LAFRNet's parts to the log."""
+    if network_g["type"] == "LAFRNet":
+        get_root_logger().info(f"Parameters\n{format_sizes(network_sizes(network_g))}")
 
 
 class TrainingModel(BaseModel):
@@ -251,17 +258,9 @@ class TrainingModel(BaseModel):
         """
         if not Path(load_path).is_file():
             raise FileNotFoundError(f"path: pretrain_network_*: {load_path} does not exist")
-        stored = torch.load(load_path, map_location="cpu", weights_only=True)
-        state = stored.get(param_key, stored.get("params", stored))
         bare = self.get_bare_model(net)
-        result = bare.load_state_dict(state, strict=False)
-        missing = sorted(set(trained_state(bare)) & set(result.missing_keys))
-        if strict and (missing or result.unexpected_keys):
-            raise ValueError(
-                f"{load_path} does not fit {type(bare).__name__}: lacks {missing[:5]}, has unknown "
-                f"{result.unexpected_keys[:5]}; with strict_load_g: false what fits is loaded"
-            )
-        get_root_logger().info(f"{type(bare).__name__}: {len(state)} tensors from {load_path} [{param_key}]")
+        count = load_trained(bare, load_path, (param_key, "params"), strict)
+        get_root_logger().info(f"{type(bare).__name__}: {count} tensors from {load_path} [{param_key}]")
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Continue from a saved training state: optimizers, schedulers, EMA, scaler, discriminator, best metrics."""

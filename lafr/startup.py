@@ -1,0 +1,56 @@
+"""What is checked before a run starts: that every file its options name is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lafr import weights
+
+
+class MissingFilesError(weights.WeightsError):
+    """Files that a run needs are missing; the message tells of all of them."""
+
+
+def required_weights(opt: Mapping[str, Any]) -> list[str]:
+    """Weights that a run needs, as :func:`lafr.weights.find` takes them: base model, and those of its losses.
+
+    Args:
+        opt: an option file's content; the plugin must be registered.
+    """
+    from lafr_losses.common import required_weights as of_loss
+
+    network = opt.get("network_g") or {}
+    names = [network["base_model"]] if network.get("base_model") else []
+    for key, options in (opt.get("train") or {}).items():
+        if key.endswith("_opt") and options is not None:
+            names += of_loss({k: v for k, v in options.items() if k != "start_iter"})
+    return list(dict.fromkeys(names))
+
+
+def require_files(opt: Mapping[str, Any]) -> None:
+    """Check that weights, checkpoints and folders of images that a run names are there.
+
+    Args:
+        opt: an option file's content; the plugin must be registered.
+
+    Raises:
+        MissingFilesError: some are not; one message tells of all, with where to get them.
+    """
+    faults = []
+    try:
+        weights.require_all(required_weights(opt))
+    except weights.MissingWeightsError as error:
+        faults.append(str(error))
+    files = {"network_g: alignment_weights": (opt.get("network_g") or {}).get("alignment_weights")}
+    files |= {f"path: {key}": value for key, value in opt["path"].items() if key.startswith("pretrain_network")}
+    for phase, dataset in opt["datasets"].items():
+        files |= {f"datasets: {phase}: {key}": dataset.get(key) for key in ("dataroot_gt", "dataroot_lq")}
+    faults += [
+        f"{key}: {value} does not exist"
+        for key, value in files.items()
+        if value is not None and not Path(value).expanduser().exists()
+    ]
+    if faults:
+        raise MissingFilesError("files of this run are missing\n" + "\n".join(faults))

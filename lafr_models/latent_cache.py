@@ -1,0 +1,76 @@
+"""HQ latents kept on disk, so that stage 1 encodes each image once instead of once a pass."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def encoder_hash(net: Any) -> str:
+    """SHA-256 of everything a LAFRNet's encoding depends on: weights, dtype, scaling factor; 16 digits."""
+    digest = hashlib.sha256(f"{type(net.vae).__name__} {net.vae.config.scaling_factor}".encode())
+    for name, value in sorted(net.vae.state_dict().items()):
+        if not name.startswith(("decoder.", "post_quant_conv.")):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+class LatentCache:
+    """Latents of images by the images' own content, so flipped images are entries of their own.
+
+    Args:
+        folder: created where missing; may be shared by runs, since each encoder has a subfolder of its own.
+        net: the LAFRNet that encodes what is not there yet.
+    """
+
+    def __init__(self, folder: str | Path, net: Any) -> None:
+        self.net = net
+        self.folder = Path(folder).expanduser() / encoder_hash(net)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def from_options(cls, opt: dict[str, Any], net: Any) -> LatentCache | None:
+        """The cache that ``train: latent_cache: FOLDER`` asks for, or None.
+
+        Raises:
+            ValueError: the options make every HQ latent new, so that a cache would only grow.
+        """
+        folder = opt["train"].get("latent_cache")
+        if folder is None:
+            return None
+        if net.sample_latent:
+            raise ValueError("train: latent_cache: latents that are sampled (sample_latent) cannot be kept")
+        if (opt.get("datasets") or {}).get("train", {}).get("crop_size") is not None:
+            raise ValueError("train: latent_cache: latents of random crops (crop_size) cannot be kept")
+        return cls(folder, net)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) RGB in [0, 1] -> scaled latents, what ``net.encode`` gives."""
+        paths = [self.folder / f"{hashlib.sha256(image.numpy()).hexdigest()}.npy" for image in images.cpu()]
+        absent = [i for i, path in enumerate(paths) if not path.is_file()]
+        found: dict[int, Tensor] = {}
+        if absent:
+            for i, latent in zip(absent, self.net.encode(images[absent]), strict=True):
+                found[i] = latent
+                self._write(paths[i], latent.float().cpu().numpy())
+        latents = [
+            found[i] if i in found else torch.from_numpy(np.load(path)).to(images.device)
+            for i, path in enumerate(paths)
+        ]
+        return torch.stack(latents)
+
+    @staticmethod
+    def _write(path: Path, latent: np.ndarray) -> None:
+        """Write the whole file or none: several processes may share the folder."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as stream:
+            np.save(stream, latent)
+        os.replace(temporary, path)
