@@ -59,6 +59,7 @@ setup(
         # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
     ],
     extras_require={
+        "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         # ruff and mypy to the minor version: another would format or judge otherwise
         "dev": ["pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },

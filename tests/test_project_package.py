@@ -68,7 +68,8 @@ def test_dependencies_are_those_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     from distutils.core import run_setup
 
     monkeypatch.chdir(ROOT)
-    requirements = run_setup("setup.py", stop_after="init").install_requires
+    distribution = run_setup("setup.py", stop_after="init")
+    requirements = [*distribution.install_requires, *distribution.extras_require["onnx"]]
     declared = {re.split(r"[<>=~!]", requirement)[0] for requirement in requirements}
     names = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
     imported = {"lpips"}  # its weights are read, its code is not used
