@@ -1,6 +1,10 @@
-"""Quality of a deployed network on degraded faces: per image, with means and bootstrap intervals, beside LQ and HQ.
+"""Measure a deployed network on faces degraded on the spot: LQ input, restored and HQ, and what its adapter does.
 
-python benchmarks/quality.py --faces FOLDER [--model lafr/pretrained/mini] [--identity CHECKPOINT] --out quality.json
+    python benchmarks/quality.py FACES --out quality.json
+
+FACES is a folder of FFHQ-aligned faces that the network was not trained on. Every pair is a function of file name and
+seed. Intervals resample the images, each with the mean of its seeds. Lines that need weights that are not there
+(LAFR_WEIGHTS) are listed as missing.
 """
 
 from __future__ import annotations
@@ -8,115 +12,155 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-
-import lafr.compat  # noqa: F401 - BasicSR imports with any torchvision
-
-# isort: split
-from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
-from basicsr.utils import tensor2img
-from torch.utils.data import DataLoader
+from torch import Tensor
 from tqdm import tqdm
 
+import lafr
+from lafr.weights import MissingWeightsError
 from lafr_arch.codebook import Codebook
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_data.validation_dataset import ValidationFaceDataset
+from lafr_losses.lpips_loss import LPIPSLoss
 from lafr_metrics.identity import IdentitySimilarity
+from lafr_metrics.statistics import bootstrap_mean
 from lafr_models.latent_distance import LatentDistances
 
-
-def interval(values: list[float], draws: int = 2000) -> dict[str, float]:
-    """Mean and its 95 % bootstrap interval over images (fixed seed)."""
-    data = np.array(values)
-    rng = np.random.default_rng(0)
-    means = data[rng.integers(0, len(data), (draws, len(data)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(data.mean()), "low": float(low), "high": float(high)}
+MINI = Path(lafr.__file__).parent / "pretrained" / "mini"
+COLUMNS = ("lq", "restored", "hq")
 
 
-@torch.inference_mode()
-def measure(args: argparse.Namespace, seed: int, columns: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Restore every face of one seed; append each image's values to ``columns``; return the latents' distances."""
-    net = LAFRNet.from_pretrained(args.model, args.device)
-    identity = IdentitySimilarity(args.identity).to(args.device) if args.identity else None
-    dataset = ValidationFaceDataset(
-        {
-            "name": "faces",
-            "dataroot_gt": args.faces,
+def to_bytes(image: Tensor) -> Any:
+    """(1, 3, H, W) RGB in [0, 1] -> (H, W, 3) BGR uint8, as it would be saved."""
+    from basicsr.utils import tensor2img
+
+    return tensor2img([image.cpu()])
+
+
+def optional_metrics() -> tuple[dict[str, Any], dict[str, str]]:
+    """Metrics whose weights are there, as functions of two image tensors, and why the others are missing."""
+    builders = {
+        "identity": IdentitySimilarity,
+        "lpips_alex": lambda: LPIPSLoss(net="alex"),
+        "lpips_vgg": lambda: LPIPSLoss(net="vgg"),
+    }
+    found, missing = {}, {}
+    for name, build in builders.items():
+        try:
+            found[name] = build()
+        except MissingWeightsError as error:
+            missing[name] = str(error)
+    return found, missing
+
+
+@torch.no_grad()
+def measure(net: LAFRNet, faces: str, preset: str, seeds: list[int], n_images: int | None) -> dict[str, Any]:
+    """All figures of one network on one set; see the module."""
+    from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+
+    learned, missing = optional_metrics()
+    distances = LatentDistances()
+    codebooks = [module for module in net.modules() if isinstance(module, Codebook)]
+    used = [torch.zeros(book.groups, book.n_codes, dtype=torch.bool) for book in codebooks]
+
+    def note(index: int) -> Any:
+        def hook(book: Codebook, inputs: tuple[Tensor, ...]) -> None:
+            for group, codes in enumerate(book.indices(inputs[0]).transpose(0, 1).flatten(1).cpu()):
+                used[index][group, codes] = True
+
+        return hook
+
+    hooks = [book.register_forward_pre_hook(note(i)) for i, book in enumerate(codebooks)]
+    rows: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for seed in seeds:
+        options: dict[str, Any] = {
+            "name": "quality",
+            "dataroot_gt": faces,
             "image_size": net.image_size,
-            "degradation": args.degradation,
+            "degradation": preset,
             "seed": seed,
         }
-    )
-    distances, used, codebooks = LatentDistances(), [], []
-    if net.alignment is not None:
-        codebooks = [module for module in net.alignment.modules() if isinstance(module, Codebook)]
-    for codebook in codebooks:
-        codebook.register_forward_pre_hook(lambda module, inputs: used.append(module.indices(inputs[0]).flatten()))
-    for data in tqdm(DataLoader(dataset, batch_size=4), desc=f"seed {seed}", unit="batch", disable=None):
-        lq, gt = data["lq"].to(args.device), data["gt"].to(args.device)
-        latent = net.encode(lq)
-        aligned = net.align(latent)
-        distances.add(latent, aligned, net.encode(gt))
-        restored = net.decode(net.denoise(aligned)).clamp(0, 1)
-        views = {"lq": lq, "restored": restored, "hq": gt}
-        for i in range(len(gt)):
-            images = {name: tensor2img([view[i : i + 1].cpu()]) for name, view in views.items()}
-            for name, image in images.items():
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    columns[name].setdefault("niqe", []).append(float(calculate_niqe(image, 0)))
-                if name != "hq":
-                    columns[name].setdefault("psnr_rgb", []).append(calculate_psnr(image, images["hq"], 0))
-                    columns[name].setdefault("ssim_rgb", []).append(calculate_ssim(image, images["hq"], 0))
-        if identity is not None:
-            for name in ("lq", "restored"):
-                columns[name].setdefault("identity", []).extend(identity(views[name], gt).tolist())
-    result = distances.values()
-    if used:
-        result["codes_used"] = len(torch.cat(used).unique()) / (codebooks[0].n_codes)
+        if n_images is not None:
+            options["n_images"] = n_images
+        dataset = ValidationFaceDataset(options)
+        for index in tqdm(range(len(dataset)), desc=f"seed {seed}", unit="face", disable=None):
+            item = dataset[index]
+            lq, hq = item["lq"][None], item["gt"][None]
+            latent = net.encode(lq)
+            aligned = net.align(latent)
+            distances.add(latent, aligned, net.encode(hq))
+            restored = net.decode(net.denoise(aligned)).clamp(0, 1)
+            pixels = {"lq": to_bytes(lq), "restored": to_bytes(restored), "hq": to_bytes(hq)}
+            row = rows[item["gt_path"]]
+            for column, image in (("lq", lq), ("restored", restored), ("hq", hq)):
+                row["niqe"][column].append(calculate_niqe(pixels[column], 0))
+                if column == "hq":
+                    continue
+                row["psnr_rgb"][column].append(calculate_psnr(pixels[column], pixels["hq"], 0))
+                row["ssim_rgb"][column].append(float(calculate_ssim(pixels[column], pixels["hq"], 0)))
+                for name, metric in learned.items():
+                    row[name][column].append(float(metric(image, hq)))
+    for hook in hooks:
+        hook.remove()
+    return {
+        "set": {"faces": len(rows), "seeds": seeds, "degradation": preset, "image_size": net.image_size},
+        "metrics": summarise(rows),
+        "adapter": {**distances.values(), "used_codes": [float(table.float().mean()) for table in used]},
+        "missing": missing,
+        "images": {Path(path).name: row for path, row in rows.items()},
+        "versions": {"lafr": lafr.__version__, "torch": torch.__version__},
+    }
+
+
+def summarise(rows: Any) -> dict[str, Any]:
+    """Mean and 95 % interval over images of each metric and column, and of restored minus LQ, paired."""
+    result: dict[str, Any] = {}
+    for metric in dict.fromkeys(name for row in rows.values() for name in row):
+        columns = {
+            column: [sum(row[metric][column]) / len(row[metric][column]) for row in rows.values()]
+            for column in COLUMNS
+            if all(row[metric][column] for row in rows.values())
+        }
+        result[metric] = {column: bootstrap_mean(values) for column, values in columns.items()}
+        pairs = zip(columns["restored"], columns["lq"], strict=True)
+        result[metric]["gain"] = bootstrap_mean([after - before for after, before in pairs])
     return result
 
 
-def main() -> int:
-    """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", required=True, help="folder of FFHQ-aligned high-quality faces")
-    parser.add_argument("--model", default=str(Path(__file__).parents[1] / "lafr" / "pretrained" / "mini"))
-    parser.add_argument("--degradation", default="celeba_x4")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--identity", help="MobileFaceNet's checkpoint; without it identity is not measured")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", help="JSON file to write")
-    args = parser.parse_args()
+def table(report: dict[str, Any]) -> str:
+    """The report as lines of text."""
+    about = report["set"]
+    heads = (*COLUMNS, "gain")
+    lines = [f"{about['faces']} faces x seeds {about['seeds']}, {about['degradation']}, {about['image_size']} px"]
+    lines.append(f"{'metric':<12}" + "".join(f"{head:>28}" for head in heads))
+    for metric, columns in report["metrics"].items():
+        cells = []
+        for head in heads:
+            value = columns.get(head)
+            cells.append("-" if value is None else f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]")
+        lines.append(f"{metric:<12}" + "".join(f"{cell:>28}" for cell in cells))
+    lines += [f"{name:<16} {value}" for name, value in report["adapter"].items()]
+    return "\n".join(lines + [f"missing: {name}: {why.splitlines()[-1]}" for name, why in report["missing"].items()])
 
-    columns: dict[str, dict[str, list[float]]] = {"lq": {}, "restored": {}, "hq": {}}
-    latents = {str(seed): measure(args, seed, columns) for seed in args.seeds}
-    table = {name: {metric: interval(v) for metric, v in values.items()} for name, values in columns.items()}
-    metrics = ["psnr_rgb", "ssim_rgb", "niqe", "identity"]
-    print(f"{'':10}" + "".join(f"{metric:>26}" for metric in metrics))
-    for name, row in table.items():
-        cells = [row.get(m) for m in metrics]
-        text = [f"{c['mean']:.4f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
-        print(f"{name:10}" + "".join(f"{cell:>26}" for cell in text))
-    for seed, values in latents.items():
-        print(f"latents, seed {seed}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", help="folder of FFHQ-aligned faces")
+    parser.add_argument("--model", default=str(MINI), help="deployed folder; the bundled mini by default")
+    parser.add_argument("--degradation", default="celeba_x4", help="preset (default %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n_images", type=int, help="only this many faces")
+    parser.add_argument("--out", type=Path, help="write the report, every image's values in it, as JSON")
+    args = parser.parse_args()
+    report = measure(LAFRNet.from_pretrained(args.model), args.faces, args.degradation, args.seeds, args.n_images)
     if args.out:
-        report = {
-            "degradation": args.degradation,
-            "seeds": args.seeds,
-            "images": len(columns["hq"]["niqe"]),
-            "means": table,
-            "latents": latents,
-            "per_image": columns,
-            "torch": torch.__version__,
-        }
-        Path(args.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report))
     return 0
 
 

@@ -1,19 +1,25 @@
-"""MobileFaceNet: a small face-identity embedding (Chen et al., 2018).
+"""MobileFaceNet: a small face recognition net, used to measure whether a restored face is the same person.
 
-Key names as in the checkpoints of Xiaoccer/MobileFaceNet_Pytorch.
+Source: Chen et al., "MobileFaceNets" (2018), as built by https://github.com/Xiaoccer/MobileFaceNet_Pytorch; names match
+its ``068.ckpt``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-# Expansion, channels, repeats and first stride of each group of bottlenecks.
+# Expansion, channels, repeats, stride of the first repeat (table 1 of the paper).
 _SETTING = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+_EMBEDDING = 128
 
 
 class _ConvBlock(nn.Module):
+    """Convolution, normalisation and, unless linear, PReLU."""
+
     def __init__(
         self,
         c_in: int,
@@ -21,59 +27,75 @@ class _ConvBlock(nn.Module):
         kernel: int | tuple[int, int],
         stride: int = 1,
         padding: int = 0,
-        depthwise: bool = False,
+        groups: int = 1,
         linear: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, groups=c_in if depthwise else 1, bias=False)
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(c_out)
-        self.prelu = None if linear else nn.PReLU(c_out)
+        self.prelu: nn.Module = nn.Identity() if linear else nn.PReLU(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return x if self.prelu is None else self.prelu(x)
+        return self.prelu(self.bn(self.conv(x)))
 
 
 class _Bottleneck(nn.Module):
+    """Inverted residual: expand, depthwise convolution, project."""
+
     def __init__(self, c_in: int, c_out: int, stride: int, expansion: int) -> None:
         super().__init__()
-        wide = c_in * expansion
-        self.identity = stride == 1 and c_in == c_out
+        width = c_in * expansion
         self.conv = nn.Sequential(
-            nn.Conv2d(c_in, wide, 1, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
-            nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False),
-            nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
-            nn.Conv2d(wide, c_out, 1, bias=False),
+            nn.Conv2d(c_in, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.PReLU(width),
+            nn.Conv2d(width, c_out, 1, bias=False),
             nn.BatchNorm2d(c_out),
         )
+        self.connect = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.identity else self.conv(x)
+        return x + self.conv(x) if self.connect else self.conv(x)
 
 
 @ARCH_REGISTRY.register()
 class MobileFaceNet(nn.Module):
-    """Embedding of a face's identity: RGB (B, 3, 112, 96), ``(255 x - 127.5) / 128`` -> (B, 128) of unit length."""
+    """Identity embedding of an aligned face crop of 112 rows and 96 columns; 128 values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = _ConvBlock(3, 64, 3, 2, 1)
-        self.dw_conv1 = _ConvBlock(64, 64, 3, 1, 1, depthwise=True)
+        self.dw_conv1 = _ConvBlock(64, 64, 3, 1, 1, groups=64)
         blocks: list[nn.Module] = []
         channels = 64
-        for expansion, c_out, repeats, stride in _SETTING:
+        for expansion, width, repeats, stride in _SETTING:
             for i in range(repeats):
-                blocks.append(_Bottleneck(channels, c_out, stride if i == 0 else 1, expansion))
-                channels = c_out
+                blocks.append(_Bottleneck(channels, width, stride if i == 0 else 1, expansion))
+                channels = width
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = _ConvBlock(channels, 512, 1)
-        self.linear7 = _ConvBlock(512, 512, (7, 6), depthwise=True, linear=True)
-        self.linear1 = _ConvBlock(512, 128, 1, linear=True)
+        self.linear7 = _ConvBlock(512, 512, (7, 6), groups=512, linear=True)
+        self.linear1 = _ConvBlock(512, _EMBEDDING, 1, linear=True)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> MobileFaceNet:
+        """Load a published checkpoint (``net_state_dict`` or a bare state dict), in eval mode without gradients.
+
+        Raises:
+            ValueError: the file holds another net.
+        """
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        net = cls()
+        try:
+            net.load_state_dict(stored.get("net_state_dict", stored))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not a MobileFaceNet: {error}") from error
+        return net.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Aligned crops in the value range of the class's docstring -> unit vectors."""
+        """RGB crops (B, 3, 112, 96) in [-1, 1], ``(x - 127.5) / 128`` of bytes -> embeddings (B, 128)."""
         x = self.blocks(self.dw_conv1(self.conv1(x)))
-        return F.normalize(self.linear1(self.linear7(self.conv2(x))).flatten(1))
+        return self.linear1(self.linear7(self.conv2(x))).flatten(1)

@@ -1,63 +1,85 @@
-"""Identity similarity: cosine of MobileFaceNet embeddings of FFHQ-aligned faces."""
+"""Identity similarity: cosine of MobileFaceNet embeddings of two aligned faces."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr.weights import require
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 
-# Five points (left eye, right eye, nose, mouth corners) of FFHQ's alignment at 512 (facexlib), and of the 112 x 96
-# crops that identity nets are trained on (insightface).
-_FFHQ = (
-    (192.98138, 239.94708),
-    (318.90277, 240.1936),
-    (256.63416, 314.01935),
-    (201.26117, 371.41043),
-    (313.08905, 371.15118),
+WEIGHTS = "mobilefacenet_068.ckpt"
+
+# Eyes, nose and mouth corners in pixels: of FFHQ-aligned faces of side 512 (facexlib), and of 96 x 112 recognition
+# crops (SphereFace, ArcFace and MobileFaceNet_Pytorch). Whole numbers are the centres of pixels.
+_FFHQ = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
 )
-_CROP = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))
+_CROP = np.array(
+    [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
+)  # fmt: skip
 _HEIGHT, _WIDTH = 112, 96
 
 
-class IdentitySimilarity(nn.Module):
-    """Cosine of the identity embeddings of two FFHQ-aligned faces, in [-1, 1]; 1 is the same.
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The (2, 3) rotation, scale and shift that takes points (N, 2) nearest to others in least squares."""
+    rows, values = [], []
+    for (x, y), (u, v) in zip(source, target, strict=True):
+        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
+        values += [u, v]
+    a, b, shift_x, shift_y = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+    return np.array([[a, -b, shift_x], [b, a, shift_y]])
+
+
+def recognition_crop(face: Tensor) -> Tensor:
+    """Cut the crop a recognition net expects out of FFHQ-aligned faces.
+
+    The face is first resized, antialiased, to where the crop has its scale: sampling it directly would alias.
 
     Args:
-        path: MobileFaceNet's checkpoint (Xiaoccer/MobileFaceNet_Pytorch, ``068.ckpt``).
+        face: (B, 3, S, S) of any range.
+
+    Returns:
+        (B, 3, 112, 96).
+    """
+    matrix = similarity_transform(_FFHQ, _CROP)
+    side = round(512 * float(np.hypot(matrix[0, 0], matrix[1, 0])))
+    small = F.interpolate(face, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+    inverse = np.linalg.inv(np.vstack([similarity_transform((_FFHQ + 0.5) * side / 512 - 0.5, _CROP), [0, 0, 1]]))[:2]
+    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
+    places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    grid = ((places + 0.5) * 2 / side - 1).T.reshape(1, _HEIGHT, _WIDTH, 2)  # grid_sample's -1 is the outer edge
+    grid_tensor = torch.from_numpy(grid).to(face).expand(len(face), -1, -1, -1)
+    return F.grid_sample(small, grid_tensor, padding_mode="border", align_corners=False)
+
+
+class IdentitySimilarity:
+    """Cosine of the identity embeddings of two faces, -1 to 1; higher is more alike.
+
+    Args:
+        path: ``068.ckpt`` of MobileFaceNet_Pytorch; by default ``mobilefacenet_068.ckpt`` in the weights folder.
 
     Raises:
-        FileNotFoundError: it does not exist.
+        lafr.weights.MissingWeightsError: the file is not there.
+        ValueError: it holds another net.
     """
 
-    grid: Tensor
+    def __init__(self, path: str = WEIGHTS) -> None:
+        self.net = MobileFaceNet.from_checkpoint(require(path))
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; it should be MobileFaceNet's checkpoint")
-        self.network = MobileFaceNet()
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(stored.get("net_state_dict", stored))
-        self.eval().requires_grad_(False)
-        matrix, _ = cv2.estimateAffinePartial2D(np.array(_CROP), np.array(_FFHQ) / 512, method=cv2.LMEDS)
-        ys, xs = np.mgrid[:_HEIGHT, :_WIDTH].astype(np.float64)
-        unit = np.stack([xs, ys, np.ones_like(xs)], axis=-1) @ matrix.T
-        self.register_buffer("grid", torch.from_numpy(unit * 2 - 1).float()[None], persistent=False)
+    @torch.no_grad()
+    def embed(self, face: Tensor) -> Tensor:
+        """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> normalised embeddings (B, 128)."""
+        return F.normalize(self.net((255 * recognition_crop(face) - 127.5) / 128), dim=1)
 
-    def embed(self, faces: Tensor) -> Tensor:
-        """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> unit vectors (B, 128)."""
-        # Three source pixels to one crop pixel at 512: shrink first, or the sampling aliases.
-        faces = F.interpolate(faces, size=(192, 192), mode="bicubic", antialias=True, align_corners=False)
-        crops = F.grid_sample(faces, self.grid.expand(len(faces), -1, -1, -1), align_corners=False)
-        return self.network((255 * crops - 127.5) / 128)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Faces (B, 3, S, S) RGB in [0, 1] -> cosines (B,)."""
-        return (self.embed(a) * self.embed(b)).sum(dim=1)
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarity of each pair of faces (B, 3, S, S) RGB in [0, 1], (B,)."""
+        return (self.embed(a) * self.embed(b)).sum(1)

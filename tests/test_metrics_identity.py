@@ -1,42 +1,73 @@
-"""Identity similarity: the crop and, with the real net, that it tells persons apart."""
+"""Identity similarity and bootstrap intervals."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from lafr.weights import MissingWeightsError
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
-from lafr_data.validation_dataset import ValidationFaceDataset
-from lafr_metrics.identity import IdentitySimilarity
+from lafr_metrics.identity import _CROP, _FFHQ, IdentitySimilarity, recognition_crop, similarity_transform
+from lafr_metrics.statistics import bootstrap_mean
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    path = tmp_path / "net.ckpt"
-    torch.save({"epoch": 1, "net_state_dict": MobileFaceNet().state_dict()}, path)
-    return path
+def test_similarity_transform_agrees_with_a_complex_line():
+    # A similarity is z -> a z + b in the complex plane: a straight line fitted to five points.
+    plane = [points[:, 0] + 1j * points[:, 1] for points in (_FFHQ, _CROP)]
+    (a, b), *_ = np.linalg.lstsq(np.stack([plane[0], np.ones(5)], axis=1), plane[1], rcond=None)
+    expected = [[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]
+    np.testing.assert_allclose(similarity_transform(_FFHQ, _CROP), expected, atol=1e-9)
 
 
-def test_crop_puts_the_points_where_the_net_wants_them(checkpoint: Path):
-    grid = (IdentitySimilarity(checkpoint).grid[0] + 1) / 2 * 512
-    assert torch.dist(grid[52, 30], torch.tensor([192.98, 239.95])) < 9  # the left eye
-    assert torch.dist(grid[92, 63], torch.tensor([313.09, 371.15])) < 9  # the right corner of the mouth
+@pytest.mark.parametrize("size", [256, 512])
+def test_crop_puts_points_where_the_transform_says(size: int):
+    # Coordinates are their own picture: each pixel of the crop holds where in the 512 px face it was taken from.
+    y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) * 512 / size - 0.5] * 2, indexing="ij")
+    crop = recognition_crop(torch.stack([x, y, x])[None])[0]
+    assert crop.shape == (3, 112, 96)
+    matrix = similarity_transform(_FFHQ, _CROP)
+    back = matrix @ np.array([crop[0, 60, 40].item(), crop[1, 60, 40].item(), 1])
+    np.testing.assert_allclose(back, [40, 60], atol=0.1)  # the antialiased resize bends a ramp by up to 0.04 px
 
 
-def test_same_image_is_one_and_missing_file_is_named(checkpoint: Path, face_image: torch.Tensor):
-    measure = IdentitySimilarity(checkpoint)
-    assert measure(face_image, face_image).item() == pytest.approx(1, abs=1e-5)
-    assert measure(face_image, face_image.flip(3)).item() < 1 - 1e-6
-    with pytest.raises(FileNotFoundError, match="nothing.ckpt"):
-        IdentitySimilarity(checkpoint.with_name("nothing.ckpt"))
+def test_missing_weights_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingWeightsError, match="mobilefacenet_068"):
+        IdentitySimilarity()
 
 
-def test_real_net_tells_persons_apart(shared: Path):
-    measure = IdentitySimilarity(shared / "models" / "mobilefacenet_068.ckpt")
-    options = {"dataroot_gt": str(shared / "faces" / "val"), "image_size": 256, "n_images": 12}
-    pairs = [ValidationFaceDataset(options)[i] for i in range(12)]
-    lq, gt = (torch.stack([pair[key] for pair in pairs]) for key in ("lq", "gt"))
-    same, others = measure(lq, gt), measure(gt, gt.roll(1, 0))
-    assert same.mean() > 0.5 > 0.3 > others.mean()
+def test_checkpoint_of_another_net_is_refused(tmp_path: Path):
+    path = tmp_path / "other.ckpt"
+    torch.save({"net_state_dict": {"conv1.conv.weight": torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match="not a MobileFaceNet"):
+        MobileFaceNet.from_checkpoint(path)
+
+
+def test_same_person_is_more_alike_than_others(shared: Path):
+    from lafr_data.validation_dataset import ValidationFaceDataset
+
+    metric = IdentitySimilarity(str(shared / "models" / "mobilefacenet_068.ckpt"))
+    options = {"name": "val", "dataroot_gt": str(shared / "faces" / "val"), "image_size": 256, "n_images": 6}
+    items = [ValidationFaceDataset(options)[i] for i in range(6)]
+    lq, hq = (metric.embed(torch.stack([item[key] for item in items])) for key in ("lq", "gt"))
+    table = lq @ hq.T
+    assert table.diagonal().mean() > 0.5
+    assert table[~torch.eye(6, dtype=torch.bool)].mean() < 0.15
+
+
+def test_bootstrap_interval_agrees_with_the_normal_one():
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    result = bootstrap_mean(values.tolist())
+    half = 1.96 * values.std(ddof=1) / 20
+    assert result["mean"] == pytest.approx(values.mean())
+    assert result["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert result["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert result["count"] == 400
+
+
+def test_bootstrap_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_mean([])
