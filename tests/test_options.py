@@ -38,7 +38,7 @@ def test_every_shipped_option_file_is_read_and_complete():
     assert files
     for path in files:
         opt = load_yaml(path)
-        complete(opt, "/root", is_train="train" in opt)
+        complete(opt, "/somewhere", is_train="train" in opt)
         assert list(opt)[0] == "name"  # order is kept
 
 
@@ -118,13 +118,13 @@ def test_faulty_overrides(assignment: str, message: str):
 
 def test_paths_of_a_training_run():
     opt = minimal(scale=2)
-    complete(opt, "/root", is_train=True)
+    complete(opt, "/somewhere", is_train=True)
     assert opt["path"] == {
-        "experiments_root": "/root/experiments/tiny",
-        "models": "/root/experiments/tiny/models",
-        "training_states": "/root/experiments/tiny/training_states",
-        "log": "/root/experiments/tiny",
-        "visualization": "/root/experiments/tiny/visualization",
+        "experiments_root": "/somewhere/experiments/tiny",
+        "models": "/somewhere/experiments/tiny/models",
+        "training_states": "/somewhere/experiments/tiny/training_states",
+        "log": "/somewhere/experiments/tiny",
+        "visualization": "/somewhere/experiments/tiny/visualization",
     }
     assert opt["datasets"]["train"] == {"dataroot_gt": str(Path("~/faces").expanduser()), "phase": "train", "scale": 2}
     assert opt["datasets"]["val_2"]["phase"] == "val"
@@ -132,18 +132,18 @@ def test_paths_of_a_training_run():
 
 def test_paths_of_a_test_run():
     opt = minimal(val={}, path={"pretrain_network_g": "~/net.pth"})
-    complete(opt, "/root", is_train=False)
+    complete(opt, "/somewhere", is_train=False)
     assert opt["path"] == {
         "pretrain_network_g": str(Path("~/net.pth").expanduser()),
-        "results_root": "/root/results/tiny",
-        "log": "/root/results/tiny",
-        "visualization": "/root/results/tiny/visualization",
+        "results_root": "/somewhere/results/tiny",
+        "log": "/somewhere/results/tiny",
+        "visualization": "/somewhere/results/tiny/visualization",
     }
 
 
 def test_debug_runs_act_often():
     opt = minimal(name="debug_tiny", val={"val_freq": 1000})
-    complete(opt, "/root", is_train=True)
+    complete(opt, "/somewhere", is_train=True)
     assert (opt["val"]["val_freq"], opt["logger"]["print_freq"], opt["logger"]["save_checkpoint_freq"]) == (8, 1, 8)
 
 
@@ -152,12 +152,12 @@ def test_required_keys(key: str):
     opt = minimal()
     del opt[key]
     with pytest.raises(OptionError, match=f"lacks the key `{key}:`"):
-        complete(opt, "/root", is_train=True)
+        complete(opt, "/somewhere", is_train=True)
 
 
 def test_unknown_paths_would_become_folders():
     with pytest.raises(OptionError, match="path: experiments_rot is unknown; known keys start with pretrain_network"):
-        complete(minimal(path={"experiments_rot": "x"}), "/root", is_train=True)
+        complete(minimal(path={"experiments_rot": "x"}), "/somewhere", is_train=True)
 
 
 def test_output_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
