@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,10 +20,14 @@ FOLDERS = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "d
 
 
 def run_python(code: str) -> str:
-    """Run ``code`` in a fresh interpreter outside the repository and return what it printed."""
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT.parent, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    """Run ``code`` in a fresh interpreter in an empty folder and return what it printed.
+
+    Not beside the repository: where its folder is called lafr, Python would take that for the package.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
 
 def test_import_is_light() -> None:
