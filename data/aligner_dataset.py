@@ -14,8 +14,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
+
 from .degradations import build_degradation, degrade
-from .face_crops import CROP_RADII, FFHQ_POINTS, Array, centre_and_radius, crop_matrix, transform
+from .face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, transform
 from .samplers import item_generator
 from .sources import FaceImages, OptionMap, to_tensor
 
@@ -134,7 +136,7 @@ class FacePointDataset(Dataset[dict[str, Any]]):
         }
 
     def _points(self, key: str, side: int) -> Array:
-        fractions = self._landmarks.get(key, (FFHQ_POINTS + 0.5) / 512)
+        fractions = self._landmarks.get(key, (FFHQ_POINTS + 0.5) / FFHQ_SIZE)
         return fractions * side - 0.5
 
     def _face(self, photo: Picture, points: Array, rng: np.random.Generator) -> tuple[Picture, Array]:

@@ -9,18 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from lafr.ffhq import FFHQ_POINTS
 
-FFHQ_POINTS: Array = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ]
-)
-"""Left eye, right eye, nose, left and right mouth corner of an FFHQ-aligned face of 512 x 512 (facexlib's template)."""
+Array = NDArray[np.float64]
 
 CROP_RADII = 5.0
 """Side of the alignment net's crop, in RMS distances of the five points from their mean."""

@@ -13,16 +13,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-FACE_TEMPLATE_512 = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ]
-)
-"""Eyes, nose and mouth corners of an 512 x 512 FFHQ face, image-left first (facexlib's FaceRestoreHelper)."""
+from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 
 MASK_CENTER = (0.5, 0.52)
 """Centre of the pasted region in the crop, as a share of its side: faces sit a little below the middle."""
@@ -64,7 +55,7 @@ def align_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
     source = np.asarray(landmarks, dtype=np.float64)
     if source.shape != (5, 2) or not np.isfinite(source).all():
         raise ValueError(f"landmarks must be five finite points (5, 2); got {source.tolist()}")
-    target = (FACE_TEMPLATE_512 + 0.5) * (size / 512) - 0.5
+    target = (FFHQ_POINTS + 0.5) * (size / FFHQ_SIZE) - 0.5
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     a, b = source - source_mean, target - target_mean
     variance = float((a * a).sum())

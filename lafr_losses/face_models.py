@@ -13,20 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr_arch.d3dfr_arch import COEFFICIENTS, D3DFRNet
 from lafr_arch.mobilenetv1_arch import MobileNetV1
 from lafr_losses.common import full_precision, load_net, resize
 
-# Image size that the crops below are stated for.
-FFHQ_SIZE = 512
-# facexlib's five points of an FFHQ-aligned face at FFHQ_SIZE: eyes, nose, mouth corners; x, y.
-FFHQ_TEMPLATE = (
-    (192.98138, 239.94708),
-    (318.90277, 240.1936),
-    (256.63416, 314.01935),
-    (201.26117, 371.41043),
-    (313.08905, 371.15118),
-)
 FEATURES = ("landmarks68", "vertices", "coeff")
 
 
@@ -206,7 +197,7 @@ class TDDFAFace(nn.Module):
     BOX = (66, 170, 446, 550)
     CROP = 120
     SHAPES = {"u": (204, 1), "w_shp": (204, 40), "w_exp": (204, 10), "mean": (62,), "std": (62,)}
-    # Where iBUG's 68 points have the five of FFHQ_TEMPLATE.
+    # Where iBUG's 68 points have the five of FFHQ_POINTS.
     FIVE = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47), (30,), (48,), (54,))
 
     u: Tensor
@@ -233,7 +224,7 @@ class TDDFAFace(nn.Module):
         """Model's mean shape (68, 3), upright, as large in the crop as FFHQ's template (least squares)."""
         shape = self.u.view(68, 3)
         five = _centred(torch.stack([shape[list(index), :2].mean(dim=0) for index in self.FIVE]))
-        template = _centred(torch.tensor(FFHQ_TEMPLATE)) * self.CROP / (self.BOX[2] - self.BOX[0])
+        template = _centred(torch.tensor(FFHQ_POINTS, dtype=torch.float32)) * self.CROP / (self.BOX[2] - self.BOX[0])
         template = template * torch.tensor([1.0, -1.0])  # the model's y points up
         return shape * (five * template).sum() / five.square().sum()
 

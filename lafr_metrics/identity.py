@@ -7,22 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr.weights import require
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 
 WEIGHTS = "mobilefacenet_068.ckpt"
 
-# Eyes, nose and mouth corners in pixels: of FFHQ-aligned faces of side 512 (facexlib), and of 96 x 112 recognition
-# crops (SphereFace, ArcFace and MobileFaceNet_Pytorch). Whole numbers are the centres of pixels.
-_FFHQ = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ]
-)
+# Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
+# MobileFaceNet_Pytorch).
 _CROP = np.array(
     [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
 )  # fmt: skip
@@ -50,10 +42,12 @@ def recognition_crop(face: Tensor) -> Tensor:
     Returns:
         (B, 3, 112, 96).
     """
-    matrix = similarity_transform(_FFHQ, _CROP)
-    side = round(512 * float(np.hypot(matrix[0, 0], matrix[1, 0])))
+    matrix = similarity_transform(FFHQ_POINTS, _CROP)
+    side = round(FFHQ_SIZE * float(np.hypot(matrix[0, 0], matrix[1, 0])))
     small = F.interpolate(face, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    inverse = np.linalg.inv(np.vstack([similarity_transform((_FFHQ + 0.5) * side / 512 - 0.5, _CROP), [0, 0, 1]]))[:2]
+    inverse = np.linalg.inv(
+        np.vstack([similarity_transform((FFHQ_POINTS + 0.5) * side / 512 - 0.5, _CROP), [0, 0, 1]])
+    )[:2]
     y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
     places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     grid = ((places + 0.5) * 2 / side - 1).T.reshape(1, _HEIGHT, _WIDTH, 2)  # grid_sample's -1 is the outer edge

@@ -38,13 +38,13 @@ class Everywhere:
 
     def detect(self, image: np.ndarray) -> list:
         from lafr.detectors import Face
-        from lafr.faces import FACE_TEMPLATE_512
+        from lafr.ffhq import FFHQ_POINTS
 
         if not image.any():
             return []
         height, width = image.shape[:2]
         middle, side = np.array([width, height]) / 2, min(height, width) * 0.7
-        points = (FACE_TEMPLATE_512 - 255.5) * (side / 512) + middle
+        points = (FFHQ_POINTS - 255.5) * (side / 512) + middle
         return [Face(np.concatenate((middle - side / 3, middle + side / 3)), points, 0.9)]
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lafr import faces
-from lafr.faces import FACE_TEMPLATE_512, align_matrix, is_gray, keep_tones, paste_face, to_gray, warp_face
+from lafr.faces import align_matrix, is_gray, keep_tones, paste_face, to_gray, warp_face
+from lafr.ffhq import FFHQ_POINTS
 
 SIZE = 256
 HEIGHT, WIDTH = 300, 340
@@ -24,7 +25,7 @@ def landmarks(side: float, degrees: float = 0.0, center: tuple[float, float] = (
     """Return the landmarks of a face whose crop is `side` photo pixels wide, turned about its centre."""
     angle = np.deg2rad(degrees)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return (FACE_TEMPLATE_512 - 255.5) * (side / 512) @ rotation.T + center
+    return (FFHQ_POINTS - 255.5) * (side / 512) @ rotation.T + center
 
 
 def shift(reference: np.ndarray, moved: np.ndarray) -> np.ndarray:
@@ -49,9 +50,9 @@ def test_the_shift_measure_measures():
 def test_alignment_inverts_a_known_similarity():
     angle, scale, move = 0.4, 0.37, np.array([30.0, -12.0])
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    placed = FACE_TEMPLATE_512 @ rotation.T + move
+    placed = FFHQ_POINTS @ rotation.T + move
     back = align_matrix(placed, 512)
-    np.testing.assert_allclose(placed @ back[:, :2].T + back[:, 2], FACE_TEMPLATE_512, atol=1e-9)
+    np.testing.assert_allclose(placed @ back[:, :2].T + back[:, 2], FFHQ_POINTS, atol=1e-9)
 
 
 def test_a_crop_of_half_the_size_is_the_shrunk_crop():

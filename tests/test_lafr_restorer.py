@@ -17,7 +17,7 @@ from torch import nn
 from lafr import restorer
 from lafr.background import RealESRGANBackground
 from lafr.batching import FaceRunner
-from lafr.faces import FACE_TEMPLATE_512
+from lafr.ffhq import FFHQ_POINTS
 from lafr.networks import load_network, pick_device
 from lafr.restorer import LAFRer
 
@@ -50,7 +50,7 @@ class Found:
 
 
 def found(x: float, y: float, side: float = 60) -> Found:
-    points = (FACE_TEMPLATE_512 - 255.5) * (side / 512) + [x, y]
+    points = (FFHQ_POINTS - 255.5) * (side / 512) + [x, y]
     return Found(np.array([x - side / 3, y - side / 3, x + side / 3, y + side / 3]), points)
 
 

@@ -10,9 +10,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from lafr.ffhq import FFHQ_POINTS
 from lafr.weights import MissingWeightsError
 from lafr_arch.d3dfr_arch import D3DFRNet
-from lafr_losses.face_models import FFHQ_TEMPLATE, D3DFRFace, TDDFAFace, load_bfm, rotation
+from lafr_losses.face_models import D3DFRFace, TDDFAFace, load_bfm, rotation
 from lafr_losses.structure_loss import FacialStructureLoss
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_bfm, write_d3dfr
 
@@ -77,7 +78,7 @@ def original_crop(image: Image.Image) -> np.ndarray:
         [0.2484662, -0.38128236, 0.22235769],
     ])  # fmt: skip
     width, height = image.size
-    points = np.array(FFHQ_TEMPLATE)
+    points = FFHQ_POINTS.copy()
     points[:, 1] = height - 1 - points[:, 1]
     equations = np.zeros((10, 8))
     equations[0::2, :3] = equations[1::2, 4:7] = standard
@@ -318,4 +319,4 @@ def test_real_net_tells_persons_from_degradations(shared: Path):
     assert np.mean(degradations) < 0.1 * np.mean(persons)
     # Faces are FFHQ-aligned: the five points of the fit lie near the template (faces turn, so not on it).
     five = np.stack([points[:, list(index)].mean(1) for index in loss.face.FIVE], axis=1)
-    assert np.abs(five.mean(0) - np.array(FFHQ_TEMPLATE)).max() < 15
+    assert np.abs(five.mean(0) - FFHQ_POINTS).max() < 15

@@ -9,10 +9,11 @@ import torch
 from scipy.io import savemat
 from torch import nn
 
+from lafr.ffhq import FFHQ_POINTS
 from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.d3dfr_arch import D3DFRNet
 from lafr_arch.mobilenetv1_arch import MobileNetV1
-from lafr_losses.face_models import FFHQ_TEMPLATE, TDDFAFace
+from lafr_losses.face_models import TDDFAFace
 
 
 def _settle(net: nn.Module, channels: int, size: int) -> nn.Module:
@@ -60,7 +61,7 @@ def write_3ddfa_basis(path: Path) -> Path:
     std = np.concatenate([np.full(12, 2e-5), np.full(50, 1.0)]).astype(np.float32)
     std[[3, 7, 11]] = 3
     shape = rng.normal(0, 4e4, (68, 3))
-    for points, (x, y) in zip(TDDFAFace.FIVE, FFHQ_TEMPLATE, strict=True):
+    for points, (x, y) in zip(TDDFAFace.FIVE, FFHQ_POINTS, strict=True):
         shape[list(points), :2] = (x - 256) / 2e-3, (310 - y) / 2e-3
     arrays = {
         "u": shape.reshape(204, 1),

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lafr.detectors import build_detector
-    from lafr_data.face_crops import FFHQ_POINTS, centre_and_radius
+    from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
+    from lafr_data.face_crops import centre_and_radius
     from lafr_data.sources import ImageFolder, decode
 
     folder = ImageFolder(args.input, "--input")
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"--detection_model: {error}", file=sys.stderr)
         return 2
-    template = (FFHQ_POINTS + 0.5) / 512
+    template = (FFHQ_POINTS + 0.5) / FFHQ_SIZE
     _, nearest = centre_and_radius(template)
     landmarks: dict[str, list[list[float]]] = {}
     unreadable = 0
