@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
-"""Networks that come with the package, by name."""
+from lafr.methods import MODELS as MODELS
+from lafr.methods import MethodError, MethodSpec, parse_method
 
 
-def load_network(model: str | Path | nn.Module, device: torch.device) -> nn.Module:
-    """Load a network by bundled name or folder; a module is returned as it is.
+def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.device) -> nn.Module:
+    """Load a network by what `lafr.methods.parse_method` calls it; a module is returned as it is.
+
+    Returns:
+        A module that maps (B, 3, S, S) RGB in [0, 1] to the same and has S as `image_size`. Its attribute
+        `fidelity`, where it has one, says what the restorer's weight means for it: see `lafr.restorer.LAFRer`.
 
     Raises:
-        FileNotFoundError: neither a name of `MODELS` nor a folder with config.json.
-        ValueError: a module without `image_size`.
+        lafr.methods.MethodError: no such network, or a folder of results.
+        FileNotFoundError, lafr.weights.MissingWeightsError: a folder or checkpoint is not there.
+        ValueError: a file that holds something else, or a module without `image_size`.
     """
     if isinstance(model, nn.Module):
         if not hasattr(model, "image_size"):
             raise ValueError("model: the module needs an attribute image_size, the side of its faces in pixels")
         return model
-    folder = MODELS.get(str(model), Path(model))
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"model {str(model)!r}: {folder / 'config.json'} does not exist; pass one of "
-            f"{', '.join(MODELS)} or a folder written by LAFRNet.save_pretrained"
-        )
-    from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
+    spec = model if isinstance(model, MethodSpec) else parse_method(str(model))
+    if not spec.is_network:
+        raise MethodError(f"model {str(model)!r} is a folder of results; a network is needed here")
+    return _build(spec).to(device)
 
-    return LAFRNet.from_pretrained(folder, device=device)
+
+def _build(spec: MethodSpec) -> nn.Module:
+    if spec.kind in ("lafr", "osediff"):
+        from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
+
+        net: Any = LAFRNet.from_pretrained(str(spec.path))
+        if spec.kind == "osediff":
+            net.fidelity = "none"
+        return net
+    from lafr_arch import baseline_arch
+
+    if spec.kind == "bicubic":
+        return baseline_arch.BicubicBaseline(int(spec.options.get("size", 512)))
+    if spec.kind == "codeformer":
+        return baseline_arch.CodeFormerBaseline(str(spec.path), spec.options.get("w"))
+    classes: dict[str, Any] = {
+        "gfpgan": baseline_arch.GFPGANBaseline,
+        "restoreformer": baseline_arch.RestoreFormerBaseline,
+    }
+    return classes[spec.kind](str(spec.path))
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

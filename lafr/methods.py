@@ -1,0 +1,172 @@
+"""What a method of a comparison is called and where it comes from: ``mini``, ``gfpgan:PATH``, ``NAME=FOLDER``, ...
+
+The same texts name networks everywhere: ``lafr compare --methods``, ``lafr restore --model``, ``LAFRer(model=...)``.
+
+| text | method |
+| --- | --- |
+| ``mini`` | the bundled network |
+| FOLDER | a deployed LAFR network: config.json and model.safetensors |
+| ``osediff:FOLDER`` | a deployed network that OSEDiffModel trained |
+| ``gfpgan:PATH``, ``codeformer:PATH``, ``restoreformer:PATH`` | a published checkpoint |
+| ``gfpgan``, ``codeformer``, ``restoreformer`` | the checkpoint that ``lafr weights`` lists |
+| ``bicubic`` | the face as it came, enlarged |
+| ``NAME=FOLDER`` | results of any other method: a folder of images |
+| ``NAME=METHOD`` | any of the above under another name |
+
+Options follow a comma: ``codeformer:PATH,w=0.7``, ``bicubic,size=256``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lafr import weights
+
+MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
+"""Networks that come with the package, by name."""
+
+BASELINES = {"gfpgan": "gfpgan-v1.4", "codeformer": "codeformer", "restoreformer": "restoreformer"}
+"""Methods of published checkpoints, and the entry of `lafr.weight_list` that each means without a path."""
+
+SYNTAX = (
+    f"{', '.join(MODELS)}, a folder with config.json, bicubic, osediff:FOLDER, "
+    f"{', '.join(f'{kind}[:PATH]' for kind in BASELINES)}, NAME=FOLDER of results, or NAME=METHOD"
+)
+
+
+class MethodError(ValueError):
+    """A text that names no method."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One method of a comparison.
+
+    Attributes:
+        name: heading of its column and name of its folder of results; no slash, no space.
+        kind: ``lafr``, ``osediff``, ``bicubic``, ``results``, or a key of `BASELINES`.
+        path: folder or checkpoint, which exists; None for ``bicubic``.
+        options: ``w`` of ``codeformer``, 0 to 1; ``size`` of ``bicubic``, side of its faces in pixels.
+    """
+
+    name: str
+    kind: str
+    path: Path | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether `lafr.networks.load_network` can load it; otherwise it is a folder of results."""
+        return self.kind != "results"
+
+
+def parse_method(text: str) -> MethodSpec:
+    """Read what a method is from its text (see the module's table) and check that its files exist.
+
+    Raises:
+        MethodError: not such a text.
+        FileNotFoundError: a folder or checkpoint is not there.
+        lafr.weights.MissingWeightsError: a baseline was named without a path, and its weight is not there.
+    """
+    name, spec = _split_name(text)
+    head, colon, rest = spec.partition(":")
+    kind = head if colon else spec.partition(",")[0]
+    if kind in BASELINES:
+        path, options = _split_options(rest if colon else spec.removeprefix(kind), text)
+        _allow(kind, options, text)
+        found = MethodSpec(
+            kind, kind, _checkpoint(kind, path, text) if colon else weights.require(BASELINES[kind]), options
+        )
+    elif kind == "osediff" and colon:
+        found = MethodSpec(kind, kind, _deployed(Path(rest).expanduser(), text))
+    elif kind == "bicubic" and not colon:
+        _, options = _split_options(spec.removeprefix(kind), text)
+        _allow(kind, options, text)
+        found = MethodSpec(kind, kind, None, options)
+    elif spec in MODELS:
+        found = MethodSpec(spec, "lafr", MODELS[spec])
+    else:
+        found = _folder(Path(spec).expanduser(), name, text)
+    return found if name is None else replace(found, name=name)
+
+
+def parse_methods(texts: Iterable[str]) -> list[MethodSpec]:
+    """Read several methods, whose names must differ (case does not count, as some file systems ignore it).
+
+    Raises:
+        MethodError: two have the same name.
+        MethodError, FileNotFoundError, lafr.weights.MissingWeightsError: as for `parse_method`.
+    """
+    specs = [parse_method(text) for text in texts]
+    counts = Counter(spec.name.lower() for spec in specs)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise MethodError(f"several methods are called {', '.join(twice)}; rename them: NAME=METHOD")
+    return specs
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    """Split off ``NAME=``; a path or option that contains "=" is no name."""
+    match = re.fullmatch(r"([\w.+-]+)=(.+)", text, re.DOTALL)
+    return (None, text) if match is None else (match[1], match[2])
+
+
+def _split_options(text: str, whole: str) -> tuple[str, dict[str, float]]:
+    """Split ``PATH,KEY=NUMBER,KEY=NUMBER``; commas before the first such option belong to the path."""
+    match = re.search(r"((?:,[a-z]+=[^,/]*)*)$", text)
+    tail = "" if match is None else match[1]
+    options: dict[str, float] = {}
+    for item in tail.split(",")[1:]:
+        key, _, value = item.partition("=")
+        try:
+            options[key] = float(value)
+        except ValueError as error:
+            raise MethodError(f"method {whole!r}: {key} must be a number; got {value!r}") from error
+    return text.removesuffix(tail), options
+
+
+_OPTIONS: dict[str, dict[str, tuple[str, Callable[[float], bool]]]] = {
+    "codeformer": {"w": ("within 0 (quality) to 1 (fidelity)", lambda value: 0 <= value <= 1)},
+    "bicubic": {"size": ("a whole number of pixels above 0", lambda value: value >= 1 and value == int(value))},
+}
+
+
+def _allow(kind: str, options: Mapping[str, float], text: str) -> None:
+    known = _OPTIONS.get(kind, {})
+    for key, value in options.items():
+        if key not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise MethodError(f"method {text!r}: {kind} has no option {key!r}; {takes}")
+        said, valid = known[key]
+        if not valid(value):
+            raise MethodError(f"method {text!r}: {key} must be {said}; got {value:g}")
+
+
+def _checkpoint(kind: str, path: str, text: str) -> Path:
+    found = weights.find(path) if path else None
+    if found is None or not found.is_file():
+        raise FileNotFoundError(
+            f"method {text!r}: the file {path} does not exist; {kind} alone stands for the published one, which "
+            f"`lafr weights --fetch {BASELINES[kind]}` gets"
+        )
+    return found
+
+
+def _deployed(folder: Path, text: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"method {text!r}: {folder / 'config.json'} does not exist; a deployed network's folder has it"
+        )
+    return folder
+
+
+def _folder(folder: Path, name: str | None, text: str) -> MethodSpec:
+    if (folder / "config.json").is_file():
+        return MethodSpec(re.sub(r"[^\w.+-]", "_", folder.resolve().name), "lafr", folder)
+    if name is not None and folder.is_dir():
+        return MethodSpec(name, "results", folder)
+    raise FileNotFoundError(f"method {text!r}: {folder / 'config.json'} does not exist; pass one of {SYNTAX}")

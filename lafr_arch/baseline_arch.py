@@ -1,0 +1,198 @@
+"""Published face restorers to compare with: GFPGAN, CodeFormer, RestoreFormer, run by spandrel; and no restoration.
+
+Needs the extra ``baselines``: spandrel (MIT) and, for CodeFormer, spandrel-extra-arches, which carries networks under
+non-commercial licences (CodeFormer's is the S-Lab License 1.0). All work on FFHQ-aligned faces of 512 x 512 pixels.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from lafr import weights
+
+IMAGE_SIZE = 512
+INSTALL = "pip install 'lafr[baselines]'"
+
+
+class _Baseline(nn.Module):
+    """A network of spandrel behind this project's convention: RGB in [0, 1] in and out.
+
+    spandrel's own call would not do: for GFPGAN and CodeFormer it leaves out the mapping to [-1, 1].
+
+    Attributes:
+        model: spandrel's network, (B, 3, 512, 512) RGB in [-1, 1] to a tuple that starts with the same.
+        image_size: side of its faces in pixels.
+        fidelity: what the weight of :class:`lafr.restorer.LAFRer` means for this network: nothing.
+    """
+
+    image_size = IMAGE_SIZE
+    fidelity = "none"
+
+    def __init__(self, path: str, title: str, architecture: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model = load_spandrel(weights.require(path), title, architecture)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Restore faces (B, 3, 512, 512) RGB in [0, 1]; the same shape and range."""
+        return ((self.model(2 * lq - 1)[0] + 1) / 2).clamp(0, 1)
+
+
+@ARCH_REGISTRY.register()
+class GFPGANBaseline(_Baseline):
+    """GFPGAN (Wang et al., 2021), clean version 1.2, 1.3 or 1.4.
+
+    Its StyleGAN2 decoder adds random noise, so two runs differ a little unless PyTorch's generator starts alike.
+
+    Args:
+        path: the checkpoint (``GFPGANv1.4.pth``), or a name of ``lafr weights`` (``gfpgan-v1.4``).
+
+    Raises:
+        ModuleNotFoundError: spandrel is not installed.
+        lafr.weights.MissingWeightsError: there is no such file.
+        ValueError: the file holds something else.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "GFPGAN, clean version 1.2 to 1.4", _gfpgan)
+
+
+@ARCH_REGISTRY.register()
+class RestoreFormerBaseline(_Baseline):
+    """RestoreFormer (Wang et al., 2022), as GFPGAN's releases publish it (``RestoreFormer.pth``).
+
+    Args:
+        path: the checkpoint, or a name of ``lafr weights`` (``restoreformer``).
+
+    Raises:
+        ModuleNotFoundError: spandrel is not installed.
+        lafr.weights.MissingWeightsError: there is no such file.
+        ValueError: the file holds something else.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "RestoreFormer", _restoreformer)
+
+
+@ARCH_REGISTRY.register()
+class CodeFormerBaseline(_Baseline):
+    """CodeFormer (Zhou et al., 2022). S-Lab License 1.0: not for commercial use.
+
+    Args:
+        path: the checkpoint (``codeformer.pth``), or a name of ``lafr weights`` (``codeformer``).
+        weight: its fidelity weight w, 0 (quality) to 1 (fidelity), whatever is asked of :meth:`forward`; None to let
+            :meth:`forward` decide.
+
+    Raises:
+        ModuleNotFoundError: spandrel or spandrel-extra-arches is not installed.
+        lafr.weights.MissingWeightsError: there is no such file.
+        ValueError: the file holds something else, or ``weight`` is not within 0 to 1.
+    """
+
+    fidelity = "network"
+
+    def __init__(self, path: str, weight: float | None = None) -> None:
+        if weight is not None and not 0 <= weight <= 1:
+            raise ValueError(f"weight must be within 0 (quality) to 1 (fidelity); got {weight}")
+        super().__init__(path, "CodeFormer", _codeformer)
+        self.weight = weight
+
+    def forward(self, lq: Tensor, weight: float = 0.5) -> Tensor:
+        """Restore faces (B, 3, 512, 512) RGB in [0, 1] with fidelity weight ``weight``; the same shape and range."""
+        # spandrel's name for CodeFormer's w; it ignores other keywords without a word.
+        restored = self.model(2 * lq - 1, weight=weight if self.weight is None else self.weight)[0]
+        return ((restored + 1) / 2).clamp(0, 1)
+
+
+@ARCH_REGISTRY.register()
+class BicubicBaseline(nn.Module):
+    """No restoration: the face as it came, enlarged.
+
+    Args:
+        image_size: side of the result in pixels.
+    """
+
+    fidelity = "none"
+
+    def __init__(self, image_size: int = IMAGE_SIZE) -> None:
+        super().__init__()
+        self.image_size = image_size
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """Faces (B, 3, H, W) RGB in [0, 1] to (B, 3, S, S), bicubic; faces of that size stay as they are."""
+        size = (self.image_size, self.image_size)
+        if tuple(lq.shape[-2:]) == size:
+            return lq
+        return F.interpolate(lq, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def load_spandrel(path: Path, title: str, architecture: Callable[[], Any]) -> nn.Module:
+    """Read a checkpoint without executing anything in it, and let spandrel build the network it holds.
+
+    Args:
+        path: the file, .safetensors or what ``torch.load`` reads.
+        title: what it should hold, for errors.
+        architecture: returns spandrel's ``Architecture`` of that network.
+
+    Returns:
+        The network in eval mode, frozen.
+
+    Raises:
+        ModuleNotFoundError: the extra ``baselines`` is not installed.
+        ValueError: the file cannot be read or holds something else.
+    """
+    try:
+        from spandrel import canonicalize_state_dict
+
+        arch = architecture()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{title} needs the package {error.name}: {INSTALL}", name=error.name) from error
+    try:
+        # Not by spandrel's ModelLoader, which unpickles with an allow-list of its own instead of weights_only.
+        state = canonicalize_state_dict(_read(path))
+        fits = bool(arch.detect(state))
+    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not fits:
+        raise ValueError(f"{path} is no checkpoint of {title}")
+    try:
+        model: nn.Module = arch.load(state).model
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of {title}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(stored, dict):
+        raise TypeError(f"it holds a {type(stored).__name__}, not a state dict")
+    return stored
+
+
+def _gfpgan() -> Any:
+    from spandrel.architectures.GFPGAN import GFPGANArch
+
+    return GFPGANArch()
+
+
+def _restoreformer() -> Any:
+    from spandrel.architectures.RestoreFormer import RestoreFormerArch
+
+    return RestoreFormerArch()
+
+
+def _codeformer() -> Any:
+    from spandrel_extra_arches.architectures.CodeFormer import CodeFormerArch
+
+    return CodeFormerArch()
