@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,6 @@ class FacePointModel(TrainingModel):
             for key, value in self.metric_results.items():
                 tb_logger.add_scalar(f"metrics/{name}/{key}", value, current_iter)
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Save as any stage; at the end also the folder that FacePointNet.from_pretrained reads."""
-        super().save(epoch, current_iter)
-        if current_iter == -1 and self.opt["rank"] == 0:
-            folder = Path(self.opt["path"]["experiments_root"]) / "aligner"
-            with self.ema.applied() if self.ema is not None else nullcontext():
-                self.bare_g.save_pretrained(folder)
-            get_root_logger().info(f"Alignment net written to {folder}")
+    def write_result(self, folder: Path) -> str:
+        self.bare_g.save_pretrained(folder / "aligner")
+        return "aligner"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from basicsr.archs import build_network
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
@@ -57,12 +56,8 @@ class AutoencoderModel(TrainingModel):
         latent = self.bare_g.encode(2 * lq - 1).latent_dist.mean
         return ((self.bare_g.decode(latent).sample + 1) / 2).clamp(0, 1)
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        super().save(epoch, current_iter)
-        if current_iter == -1 and self.opt["rank"] == 0:
-            if self.latent_square is not None:
-                self.bare_g.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
-            folder = Path(self.opt["path"]["experiments_root"]) / "vae"
-            with self.averaged():
-                self.bare_g.save_pretrained(folder)
-            get_root_logger().info(f"Autoencoder written to {folder}")
+    def write_result(self, folder: Path) -> str:
+        if self.latent_square is not None:
+            self.bare_g.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
+        self.bare_g.save_pretrained(folder / "vae")
+        return "vae"

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from basicsr.archs import build_network
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
@@ -86,10 +85,6 @@ class LAFRUNetModel(TrainingModel):
     def restore(self, lq: Tensor) -> Tensor:
         return self.bare_g(lq).clamp(0, 1)
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        super().save(epoch, current_iter)
-        if current_iter == -1 and self.opt["rank"] == 0:
-            folder = Path(self.opt["path"]["experiments_root"]) / "deployed"
-            with self.averaged():
-                self.bare_g.save_pretrained(folder)
-            get_root_logger().info(f"Deployed network written to {folder}")
+    def write_result(self, folder: Path) -> str:
+        self.bare_g.save_pretrained(folder / "deployed")
+        return "deployed"

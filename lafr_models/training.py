@@ -97,6 +97,13 @@ class TrainingModel(BaseModel):
         """Losses of ``net_d`` on the micro-batch just seen by :meth:`losses`; none where there is no ``net_d``."""
         return {}
 
+    def write_result(self, folder: Path) -> str | None:
+        """Write what the stage is for into ``folder``, with averaged parameters in place, and return its name.
+
+        Called once, at the end of training. By default there is nothing but the checkpoints.
+        """
+        return None
+
     # ---- set-up ---------------------------------------------------------------------------------------------------
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
@@ -239,6 +246,10 @@ class TrainingModel(BaseModel):
         if current_iter == -1:
             if self._bar is not None:
                 self._bar.close()
+            with self.averaged():
+                result = self.write_result(Path(self.opt["path"]["experiments_root"]))
+            if result is not None:
+                get_root_logger().info(f"{result} written to {self.opt['path']['experiments_root']}")
             return
         state = {
             "epoch": epoch,
