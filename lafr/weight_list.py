@@ -115,6 +115,8 @@ GFPGAN = "https://github.com/TencentARC/GFPGAN"
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 D3DFR = "https://github.com/sicxu/Deep3DFaceRecon_pytorch"
 BFM_SITE = "https://faces.dmi.unibas.ch/bfm/main.php?nav=1-2&id=downloads"
+IQA = "https://github.com/chaofengc/IQA-PyTorch"
+IQA_FILES = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
 CLIP_PARTS = "https://huggingface.co/h94/IP-Adapter/resolve/main/models/image_encoder/"
 BSD = "BSD-3-Clause (torchvision), trained on ImageNet"
 
@@ -288,6 +290,51 @@ WEIGHTS: tuple[Weight, ...] = (
         193_670_248,
         "bbfd137307a4c7debd5c283b9b0ce539466cee417ac0a155e184d857f9f2899c",
     ),
+    Weight(
+        name="mobilefacenet",
+        path="mobilefacenet_068.ckpt",
+        files=(
+            RemoteFile(
+                "mobilefacenet_068.ckpt",
+                (
+                    "https://raw.githubusercontent.com/Xiaoccer/MobileFaceNet_Pytorch"
+                    "/26bd8d262017e472a3c7f56d62929e2138a70aeb/model/best/068.ckpt",
+                ),
+                4_130_855,
+                "e839247cdbdfc023fb7cadeaf53a4549d50c8fc24ad154c02e35920ea8910d99",
+            ),
+        ),
+        purpose="metric identity: MobileFaceNet",
+        licence=None,
+        origin="https://github.com/Xiaoccer/MobileFaceNet_Pytorch",
+    ),
+    _file(
+        "fid-inception",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "metrics fid and fid_ffhq: Inception",
+        "Apache-2.0 (pytorch-fid)",
+        "https://github.com/mseitzer/pytorch-fid",
+        sha256="6726825d",
+    ),
+    _file(
+        "fid-ffhq",
+        IQA_FILES + "ffhq_clean_trainval70k_512.npz",
+        "metric fid_ffhq: statistics of FFHQ (clean-fid)",
+        "MIT (clean-fid); computed from FFHQ, CC BY-NC-SA 4.0",
+        IQA,
+    ),
+    _file("musiq-koniq", IQA_FILES + "musiq_koniq_ckpt-e95806b9.pth", "metric musiq", None, IQA, sha256="e95806b9"),
+    _file("maniqa-koniq", IQA_FILES + "ckpt_koniq10k.pt", "metric maniqa", None, IQA),
+    _file("maniqa-pipal", IQA_FILES + "MANIQA_PIPAL-ae6d356b.pth", "metric maniqa_pipal", None, IQA, sha256="ae6d356b"),
+    _file(
+        "clip-rn50",
+        "https://openaipublic.azureedge.net/clip/models/afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
+        "/RN50.pt",
+        "metric clipiqa: CLIP RN50",
+        "MIT (CLIP)",
+        "https://github.com/openai/CLIP",
+        sha256="afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    ),
     _file(
         "realesrgan-x2plus",
         "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.1/RealESRGAN_x2plus.pth",
@@ -323,3 +370,12 @@ WEIGHTS: tuple[Weight, ...] = (
         "https://github.com/wzhouxiff/RestoreFormer",
     ),
 )
+
+PYIQA_CACHES = {
+    "clip-rn50": "clip",
+    **dict.fromkeys(
+        ("dists", "fid-inception", "fid-ffhq", "musiq-koniq", "maniqa-koniq", "maniqa-pipal"),
+        "pyiqa",
+    ),
+}
+"""Folder of torch hub's cache where pyiqa 0.1.16 keeps its own download of a weight."""

@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
-from lafr.weight_list import FACEXLIB, WEIGHTS, RemoteFile, Weight
+from lafr.weight_list import FACEXLIB, PYIQA_CACHES, WEIGHTS, RemoteFile, Weight
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
@@ -178,10 +178,13 @@ def _places_of(weight: Weight) -> list[Path]:
 
 
 def _other_caches(weight: Weight) -> list[Path]:
-    """Folders where torch hub and facexlib keep downloads (read off torch.hub.get_dir and facexlib.utils)."""
+    """Folders where torch hub, pyiqa and facexlib keep downloads (read off torch.hub.get_dir and the two's utils)."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     torch_home = os.environ.get("TORCH_HOME") or str(Path(cache) / "torch")
-    caches = [Path(torch_home).expanduser() / "hub" / "checkpoints"]
+    hub = Path(torch_home).expanduser() / "hub"
+    caches = [hub / "checkpoints"]
+    if weight.name in PYIQA_CACHES:
+        caches.append(hub / PYIQA_CACHES[weight.name])
     facexlib = importlib.util.find_spec("facexlib") if weight.origin == FACEXLIB else None
     if facexlib is not None and facexlib.submodule_search_locations:
         caches.append(Path(facexlib.submodule_search_locations[0]) / "weights")

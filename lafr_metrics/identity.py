@@ -11,7 +11,7 @@ from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr.weights import require
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 
-WEIGHTS = "mobilefacenet_068.ckpt"
+WEIGHTS = "mobilefacenet"
 
 # Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
 # MobileFaceNet_Pytorch).
@@ -59,7 +59,7 @@ class IdentitySimilarity:
     """Cosine of the identity embeddings of two faces, -1 to 1; higher is more alike.
 
     Args:
-        path: ``068.ckpt`` of MobileFaceNet_Pytorch; by default ``mobilefacenet_068.ckpt`` in the weights folder.
+        path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
 
     Raises:
         lafr.weights.MissingWeightsError: the file is not there.

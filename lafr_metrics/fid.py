@@ -1,0 +1,167 @@
+"""FID: Frechet distance between Inception features of two sets of images (Heusel et al., 2017; clean-fid, 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lafr.images import ImageError, read_image, to_uint8
+from lafr.weights import require
+from lafr_losses.common import freeze, load_state_dict, load_strict
+from lafr_metrics.images import MetricError
+
+Progress = Callable[[Sequence[Path], str], Iterable[Path]]
+
+_SIZE = 299
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance of features.
+
+    Attributes:
+        mean: (D,).
+        root: (K, D), any K; ``root.T @ root`` is the covariance. Kept instead of the covariance, whose rank is below
+            D for fewer than D images: the square root of a singular matrix is what makes other FIDs noisy.
+    """
+
+    mean: np.ndarray
+    root: np.ndarray
+
+    @classmethod
+    def of_features(cls, features: np.ndarray) -> Gaussian:
+        """Of features (N, D), with the unbiased covariance.
+
+        Raises:
+            MetricError: fewer than two images.
+        """
+        count, dimensions = features.shape
+        if count < 2:
+            raise MetricError(f"FID needs at least 2 images of each set, and there are {count}")
+        features = features.astype(np.float64)
+        mean = features.mean(axis=0)
+        root = (features - mean) / np.sqrt(count - 1)
+        return cls(mean, np.linalg.qr(root, mode="r") if count > dimensions else root)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Gaussian:
+        """Of clean-fid's statistics: an .npz file with ``mu`` (D,) and ``sigma`` (D, D).
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        with np.load(path, allow_pickle=False) as arrays:
+            if "mu" not in arrays or "sigma" not in arrays or arrays["sigma"].shape != 2 * arrays["mu"].shape:
+                raise ValueError(f"{path} should hold mu (D,) and sigma (D, D), and has {', '.join(arrays)}")
+            mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+        values, vectors = np.linalg.eigh(covariance)
+        return cls(mean, np.sqrt(values.clip(0))[:, None] * vectors.T)
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """``|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2))`` of two Gaussians with covariances A and B.
+
+    With A = R^T R and B = S^T S the trace of the root is the sum of the singular values of R S^T, exactly.
+    """
+    mixed = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
+    spread = (a.root**2).sum() + (b.root**2).sum() - 2 * mixed
+    return float(((a.mean - b.mean) ** 2).sum() + spread)
+
+
+def fid_inception(path: Path) -> nn.Module:
+    """TensorFlow's Inception of 2015-12-05 as pytorch-fid ported it; (B, 3, 299, 299) in [-1, 1] -> (B, 2048).
+
+    Args:
+        path: ``pt_inception-2015-12-05-6726825d.pth``.
+
+    Raises:
+        ValueError: the file holds another net.
+    """
+    from basicsr.archs import inception as blocks
+    from torchvision.models import Inception3
+
+    net = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+    for name, channels in (("5b", (192, 32)), ("5c", (256, 64)), ("5d", (288, 64))):
+        setattr(net, f"Mixed_{name}", blocks.FIDInceptionA(channels[0], pool_features=channels[1]))
+    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+        setattr(net, f"Mixed_{name}", blocks.FIDInceptionC(768, channels_7x7=width))
+    net.Mixed_7b = blocks.FIDInceptionE_1(1280)
+    net.Mixed_7c = blocks.FIDInceptionE_2(2048)
+    load_strict(net, load_state_dict(path), path)
+    net.fc = nn.Identity()
+    return freeze(net)
+
+
+def inception_input(image: np.ndarray) -> Tensor:
+    """(H, W, 3) RGB uint8 -> (3, 299, 299) in [-1, 1], resized by PIL's bicubic filter in float, as clean-fid."""
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)).clip(0, 255)
+        for channel in image.astype(np.float32).transpose(2, 0, 1)
+    ]
+    return (torch.from_numpy(np.stack(channels)) - 128) / 128
+
+
+class FID:
+    """FID of folders of images.
+
+    Args:
+        device: where Inception runs.
+        path: its file, or a name of ``lafr weights``.
+
+    Raises:
+        lafr.weights.MissingWeightsError: a file is not there.
+        ValueError: it holds another net.
+    """
+
+    def __init__(self, device: torch.device, path: str = "fid-inception") -> None:
+        self.net = fid_inception(require(path)).to(device)
+        self.device = device
+
+    def gaussian(
+        self, paths: Sequence[Path], title: str, errors: dict[str, str] | None = None, progress: Progress | None = None
+    ) -> Gaussian:
+        """Mean and covariance of the features of image files.
+
+        Args:
+            paths: the files.
+            title: given to ``progress``.
+            errors: takes files that cannot be read, by path, and why; without it the first is an error.
+            progress: wraps ``paths`` while they are read.
+
+        Raises:
+            lafr.images.ImageError: a file cannot be read.
+            MetricError: fewer than two images.
+        """
+        images = self._images(paths if progress is None else progress(paths, title), errors)
+        features: list[np.ndarray] = []
+        batch: list[Tensor] = []
+        for image in images:
+            batch.append(image)
+            if len(batch) == _BATCH:
+                features.append(self._features(batch))
+                batch = []
+        if batch:
+            features.append(self._features(batch))
+        return Gaussian.of_features(np.concatenate(features) if features else np.empty((0, 2048)))
+
+    def _images(self, paths: Iterable[Path], errors: dict[str, str] | None) -> Iterator[Tensor]:
+        for path in paths:
+            try:
+                image = to_uint8(read_image(path).bgr)[..., ::-1]
+            except ImageError as error:
+                if errors is None:
+                    raise
+                errors[str(path)] = str(error)
+                continue
+            yield inception_input(image)
+
+    @torch.no_grad()
+    def _features(self, batch: list[Tensor]) -> np.ndarray:
+        return self.net(torch.stack(batch).to(self.device)).cpu().numpy()

@@ -1,0 +1,74 @@
+"""Metrics that pyiqa serves, built from local files: pyiqa itself would download what it does not find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lafr.weights import require
+from lafr_losses.common import freeze, load_state_dict, load_strict
+from lafr_metrics.images import ImagePair, MissingPackageError
+from lafr_metrics.specs import METRICS
+
+
+class PyIQA:
+    """A no-reference metric of pyiqa, equal to ``pyiqa.create_metric``'s.
+
+    Args:
+        name: ``musiq``, ``clipiqa``, ``maniqa`` or ``maniqa_pipal``.
+        device: where the net runs.
+
+    Raises:
+        lafr.weights.MissingWeightsError: its file is not there.
+        MissingPackageError: pyiqa, or something it needs, is not installed.
+        ValueError: the file holds another net.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        (weight,) = METRICS[name].weights
+        path = require(weight)
+        try:
+            self.net = freeze(_build(name, path)).to(device)
+        except ImportError as error:
+            raise MissingPackageError(f"{error}: pip install 'lafr[metrics]' brings pyiqa and what it needs") from error
+
+    def __call__(self, pair: ImagePair) -> float:
+        """Score of the restored image."""
+        return self.net(pair.restored_tensor).item()
+
+
+def _build(name: str, path: Path) -> nn.Module:
+    """The net with pyiqa's options for that metric (its default_model_configs.py)."""
+    net: nn.Module
+    if name == "clipiqa":
+        from pyiqa.archs.clipiqa_arch import CLIPIQA
+
+        return CLIPIQA(backbone=str(path))
+    if name == "musiq":
+        from pyiqa.archs.musiq_arch import MUSIQ
+
+        net = MUSIQ(pretrained=False)
+    else:
+        from pyiqa.archs import maniqa_arch
+
+        options = {"maniqa": {"train_dataset": "koniq", "scale": 0.8}, "maniqa_pipal": {"train_dataset": "pipal"}}
+        with _without_pretraining(maniqa_arch.timm):
+            net = maniqa_arch.MANIQA(pretrained=False, **options[name])
+    load_strict(net, load_state_dict(path), path)
+    return net
+
+
+@contextmanager
+def _without_pretraining(timm: Any) -> Iterator[None]:
+    """Let ``timm.create_model`` load no weights: MANIQA asks for a download that its own file then replaces."""
+    original = timm.create_model
+    timm.create_model = lambda name, **options: original(name, **{**options, "pretrained": False})
+    try:
+        yield
+    finally:
+        timm.create_model = original

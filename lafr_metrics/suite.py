@@ -1,0 +1,233 @@
+"""The one way to measure images here: ``lafr evaluate``, ``lafr compare`` and validation in YAML all use a Suite.
+
+suite = Suite(["psnr", "ssim", "niqe"])
+rows = {"a.png": suite.measure(restored, reference)}     # BGR uint8 (H, W, 3)
+suite.missing                                            # {name: why it cannot be measured here}
+summarise(rows)                                          # {name: {"mean": ..., "low": ..., "high": ..., "count": ...}}
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lafr import weights
+from lafr_metrics.builders import build_image_metric
+from lafr_metrics.fid import FID, Gaussian, Progress, frechet_distance
+from lafr_metrics.images import ImageMetric, ImagePair, MetricError, MissingPackageError
+from lafr_metrics.specs import METRICS, MetricSpec, get_spec
+from lafr_metrics.statistics import bootstrap_mean
+
+__all__ = ["METRICS", "MetricError", "MetricSpec", "Suite", "get_spec", "protocol", "summarise"]
+
+PYIQA = "pyiqa"
+MISSING_PYIQA = "pyiqa is not installed: pip install 'lafr[metrics]'"
+# What can change a value.
+_PACKAGES = (
+    "lafr", "torch", "torchvision", "numpy", "scipy", "opencv-python", "pillow", "basicsr", "facexlib", "lpips",
+    "pyiqa",
+)  # fmt: skip
+
+
+class Suite:
+    """Metrics ready to measure.
+
+    Attributes:
+        names: metrics that can be measured, in the order asked for.
+        missing: metrics that cannot, each with the reason: which file or package to get, or that there is no reference.
+
+    Args:
+        names: metrics, by the names of :data:`METRICS`; None for all.
+        device: where the nets run.
+        reference: whether there are reference images.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+
+    def __init__(
+        self, names: Iterable[str] | None = None, device: str | torch.device = "cpu", reference: bool = True
+    ) -> None:
+        self.device = torch.device(device)
+        self.names: list[str] = []
+        self.missing: dict[str, str] = {}
+        self._image: dict[str, ImageMetric] = {}
+        self._fid: FID | None = None
+        for spec in [get_spec(name) for name in dict.fromkeys(METRICS if names is None else names)]:
+            reason = self._build(spec, reference)
+            if reason is None:
+                self.names.append(spec.name)
+            else:
+                self.missing[spec.name] = reason
+
+    def _build(self, spec: MetricSpec, reference: bool) -> str | None:
+        """Build one metric; return why it could not be."""
+        if spec.reference and not reference:
+            return "it compares with reference images, and none were given"
+        try:
+            _require(spec)
+            if spec.kind == "image":
+                self._image[spec.name] = build_image_metric(spec.name, self.device)
+            elif self._fid is None:
+                self._fid = FID(self.device)
+        except (weights.WeightsError, MissingPackageError, ValueError, OSError) as error:
+            return str(error)
+        return None
+
+    def measure(
+        self, restored: np.ndarray, reference: np.ndarray | None = None, errors: dict[str, str] | None = None
+    ) -> dict[str, float]:
+        """Measure one image by all image metrics.
+
+        Args:
+            restored: (H, W, 3) BGR uint8.
+            reference: the same; None only where no metric of the suite needs it.
+            errors: takes why a metric cannot be had of this image (the others are still measured); without it the
+                first such metric is an error.
+
+        Returns:
+            Value of each image metric, by name; PSNR of equal images is infinite.
+
+        Raises:
+            MetricError: the images are not of that type or differ in size, a reference lacks, or a metric cannot be
+                had of them.
+        """
+        pair = ImagePair(restored, reference, self.device)
+        values: dict[str, float] = {}
+        for name, metric in self._image.items():
+            try:
+                values[name] = pair.measure(METRICS[name], metric)
+            except MetricError as error:
+                if errors is None:
+                    raise
+                errors[name] = str(error)
+        return values
+
+    def measure_set(
+        self,
+        restored_paths: Sequence[str | Path],
+        reference_paths: Sequence[str | Path] | None = None,
+        errors: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, float]:
+        """Measure a set of images by all set metrics; files are read one by one.
+
+        Args:
+            restored_paths: image files.
+            reference_paths: image files; None only where no metric of the suite needs them. They need not be pairs.
+            errors: takes why a metric cannot be had, by name, or why a file cannot be read (it is left out), by path;
+                without it the first such fault is an error.
+            progress: wraps the files while they are read, given them and a title (as tqdm does).
+
+        Raises:
+            MetricError: there are fewer than two images, or a reference lacks.
+            lafr.images.ImageError: a file cannot be read.
+        """
+        names = [name for name in self.names if METRICS[name].kind == "set"]
+        values: dict[str, float] = {}
+        if self._fid is None or not names:
+            return values
+        try:
+            restored = self._fid.gaussian([Path(p) for p in restored_paths], "FID, restored", errors, progress)
+        except MetricError as error:
+            if errors is None:
+                raise
+            errors.update(dict.fromkeys(names, str(error)))
+            return values
+        for name in names:
+            try:
+                values[name] = frechet_distance(restored, self._other(name, reference_paths, errors, progress))
+            except MetricError as error:
+                if errors is None:
+                    raise
+                errors[name] = str(error)
+        return values
+
+    def _other(
+        self,
+        name: str,
+        reference_paths: Sequence[str | Path] | None,
+        errors: dict[str, str] | None,
+        progress: Progress | None,
+    ) -> Gaussian:
+        """What the set metric ``name`` compares with."""
+        if name == "fid_ffhq":
+            return Gaussian.of_file(weights.require("fid-ffhq"))
+        if reference_paths is None or self._fid is None:
+            raise MetricError(f"{name} compares with a folder of reference images, and none was given")
+        return self._fid.gaussian([Path(p) for p in reference_paths], "FID, reference", errors, progress)
+
+
+def _require(spec: MetricSpec) -> None:
+    """Check that a metric's files and library are there, before anything is loaded.
+
+    Raises:
+        lafr.weights.MissingWeightsError: files are missing.
+        MissingPackageError: the library is, and perhaps files too.
+    """
+    try:
+        weights.require_all(spec.weights)
+    except weights.MissingWeightsError as error:
+        if spec.extra is not None and find_spec(PYIQA) is None:
+            raise MissingPackageError(f"{MISSING_PYIQA}\n{error}") from error
+        raise
+    if spec.extra is not None and find_spec(PYIQA) is None:
+        raise MissingPackageError(MISSING_PYIQA)
+
+
+def summarise(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Mean of each metric over the images, with a 95 % bootstrap interval.
+
+    Args:
+        rows: values by image and metric; an image may lack a metric.
+
+    Returns:
+        For each metric ``mean``, ``low``, ``high``, ``count`` (images in the mean) and ``left_out`` (images whose value
+        is not finite: PSNR of equal images). Where no value is finite the first three are None.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        values = [row[name] for row in rows.values() if name in row]
+        finite = [value for value in values if math.isfinite(value)]
+        summary: dict[str, Any] = {"mean": None, "low": None, "high": None, "count": 0}
+        if finite:
+            summary = dict(bootstrap_mean(finite))
+        result[name] = {**summary, "left_out": len(values) - len(finite)}
+    return result
+
+
+def protocol(names: Iterable[str] | None = None) -> dict[str, Any]:
+    """What must agree for two reports to be comparable: versions of the libraries, and each metric's definition.
+
+    Args:
+        names: metrics; None for all.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    specs = [get_spec(name) for name in (METRICS if names is None else names)]
+    return {
+        "versions": versions,
+        "interval": "95 % percentile bootstrap over images, 2000 resamplings, fixed seed",
+        "metrics": {
+            spec.name: {
+                "title": spec.title,
+                "better": spec.better,
+                "variant": spec.variant,
+                "library": spec.library,
+                "weights": list(spec.weights),
+            }
+            for spec in specs
+        },
+    }
