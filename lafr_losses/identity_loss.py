@@ -1,4 +1,4 @@
-"""Identity losses: the same person according to CLIP (LAFR, section 2.4) or to ArcFace (OSDFace, GFPGAN)."""
+"""Identity losses: the same person for CLIP (LAFR, section 2.4), ArcFace (OSDFace, GFPGAN) or MobileFaceNet."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lafr_losses.common import (
     load_net,
     resize,
 )
+from lafr_losses.recognition import MobileFaceNetFace
 
 # OpenAI CLIP's channel means and deviations for images in [0, 1].
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -147,4 +148,47 @@ class ArcFaceLoss(FrozenLoss):
         """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over the batch. The target takes no gradient."""
         with torch.autocast(pred.device.type, enabled=False):
             loss = distance(self.distance, self.embed(pred), self.embed(target.detach()))
+            return self.loss_weight * loss
+
+
+@LOSS_REGISTRY.register()
+class MobileFaceNetLoss(FrozenLoss):
+    """Distance between MobileFaceNet embeddings of the faces' recognition crops: a small net (1M parameters) for CPUs.
+
+    ``type: MobileFaceNetLoss`` in YAML::
+
+        identity_opt:
+          type: MobileFaceNetLoss
+          distance: cos
+          loss_weight: 0.1
+
+    Args:
+        path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
+        distance: ``cos`` or ``l2``.
+        loss_weight: multiplies the result.
+
+    Raises:
+        lafr.weights.MissingWeightsError: the file is not there.
+        ValueError: an option has no valid value, or the file holds another net.
+    """
+
+    whole_face = True
+
+    def __init__(self, path: str | None = None, distance: str = "cos", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        check_choice("MobileFaceNetLoss", "distance", distance, ("cos", "l2"))
+        (name,) = self.required_weights(path)
+        self.face = MobileFaceNetFace(require(name))
+        self.distance = distance
+        self.loss_weight = loss_weight
+
+    @classmethod
+    def required_weights(cls, path: str | None = None, **_: object) -> list[str]:
+        """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
+        return [path or "mobilefacenet"]
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Aligned faces (B, 3, S, S) RGB in [0, 1] to a scalar: mean over the batch. The target takes no gradient."""
+        with torch.autocast(pred.device.type, enabled=False):
+            loss = distance(self.distance, self.face(full_precision(pred)), self.face(full_precision(target.detach())))
             return self.loss_weight * loss

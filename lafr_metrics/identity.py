@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr.weights import require
-from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_losses.recognition import MobileFaceNetFace
 
 WEIGHTS = "mobilefacenet"
-
-# Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
-# MobileFaceNet_Pytorch).
-_CROP = np.array(
-    [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
-)  # fmt: skip
-_HEIGHT, _WIDTH = 112, 96
-
-
-def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The (2, 3) rotation, scale and shift that takes points (N, 2) nearest to others in least squares."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(source, target, strict=True):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        values += [u, v]
-    a, b, shift_x, shift_y = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    return np.array([[a, -b, shift_x], [b, a, shift_y]])
-
-
-def recognition_crop(face: Tensor) -> Tensor:
-    """Cut the crop a recognition net expects out of FFHQ-aligned faces.
-
-    The face is first resized, antialiased, to where the crop has its scale: sampling it directly would alias.
-
-    Args:
-        face: (B, 3, S, S) of any range.
-
-    Returns:
-        (B, 3, 112, 96).
-    """
-    matrix = similarity_transform(FFHQ_POINTS, _CROP)
-    side = round(FFHQ_SIZE * float(np.hypot(matrix[0, 0], matrix[1, 0])))
-    small = F.interpolate(face, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    inverse = np.linalg.inv(
-        np.vstack([similarity_transform((FFHQ_POINTS + 0.5) * side / 512 - 0.5, _CROP), [0, 0, 1]])
-    )[:2]
-    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
-    places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
-    grid = ((places + 0.5) * 2 / side - 1).T.reshape(1, _HEIGHT, _WIDTH, 2)  # grid_sample's -1 is the outer edge
-    grid_tensor = torch.from_numpy(grid).to(face).expand(len(face), -1, -1, -1)
-    return F.grid_sample(small, grid_tensor, padding_mode="border", align_corners=False)
 
 
 class IdentitySimilarity:
@@ -67,12 +24,12 @@ class IdentitySimilarity:
     """
 
     def __init__(self, path: str = WEIGHTS) -> None:
-        self.net = MobileFaceNet.from_checkpoint(require(path))
+        self.face = MobileFaceNetFace(require(path))
 
     @torch.no_grad()
     def embed(self, face: Tensor) -> Tensor:
         """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> normalised embeddings (B, 128)."""
-        return F.normalize(self.net((255 * recognition_crop(face) - 127.5) / 128), dim=1)
+        return F.normalize(self.face(face), dim=1)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Similarity of each pair of faces (B, 3, S, S) RGB in [0, 1], (B,)."""

@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from lafr.weights import MissingWeightsError
 from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_losses.common import required_weights
-from lafr_losses.identity_loss import ArcFaceLoss, IdentityCLIPLoss
+from lafr_losses.identity_loss import ArcFaceLoss, IdentityCLIPLoss, MobileFaceNetLoss
 from tiny_weights import write_3ddfa, write_arcface, write_clip
 
 
@@ -100,10 +101,32 @@ def test_arcface_distances(arcface: str):
     assert net(pred, target).item() == pytest.approx(4 * values["cos"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["clip", "arcface"])
+@pytest.fixture(scope="module")
+def mobilefacenet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("mobilefacenet") / "068.ckpt"
+    torch.save({"net_state_dict": MobileFaceNet().state_dict()}, path)
+    return str(path)
+
+
+def test_mobilefacenet_distances(mobilefacenet: str):
+    pred, target = pair(128)
+    cos, l2 = (MobileFaceNetLoss(path=mobilefacenet, distance=kind, loss_weight=2.0) for kind in ("cos", "l2"))
+    with torch.no_grad():
+        a, b = cos.face(pred), cos.face(target)
+    similarity = (a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)
+    assert cos(pred, target).item() == pytest.approx(2 * (1 - similarity).mean().item(), rel=1e-3)
+    assert l2(pred, target).item() == pytest.approx(2 * (a - b).square().mean().item(), rel=1e-4)
+    assert cos(pred, target) > 0
+    with pytest.raises(ValueError, match="distance: 'l1' is not one of cos, l2"):
+        MobileFaceNetLoss(path=mobilefacenet, distance="l1")
+
+
+@pytest.mark.parametrize("name", ["clip", "arcface", "mobilefacenet"])
 def test_gradient_reaches_the_image(name: str, request: pytest.FixtureRequest):
     path = request.getfixturevalue(name)
-    loss = (IdentityCLIPLoss(model=path) if name == "clip" else ArcFaceLoss(path=path)).double()
+    losses = {"clip": IdentityCLIPLoss, "arcface": ArcFaceLoss, "mobilefacenet": MobileFaceNetLoss}
+    loss = losses[name](path).double()
     # Smooth images have plateaus, where a maximum pool has no derivative.
     pred, target = (x[:1].double() + 0.1 * torch.rand(1, 3, 64, 64) for x in pair(64))
     pred.requires_grad_()
@@ -112,7 +135,8 @@ def test_gradient_reaches_the_image(name: str, request: pytest.FixtureRequest):
     with torch.no_grad():
         slope = (loss(pred + step * direction, target) - loss(pred - step * direction, target)) / (2 * step)
     assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
-    assert (gradient != 0).float().mean() > 0.9  # antialiased: every pixel counts
+    share = (gradient != 0).float().mean()  # antialiased: every pixel counts that the net looks at
+    assert share > (0.9 if name != "mobilefacenet" else 0.3)
 
 
 def test_frozen(clip: str, arcface: str):
@@ -142,8 +166,9 @@ def test_identity_and_structure_need_whole_faces():
     from lafr_losses.lpips_loss import LPIPSLoss
     from lafr_losses.structure_loss import FacialStructureLoss
 
-    whole = [loss.whole_face for loss in (IdentityCLIPLoss, ArcFaceLoss, FacialStructureLoss, LPIPSLoss)]
-    assert whole == [True, True, True, False]
+    whole = [loss.whole_face for loss in (IdentityCLIPLoss, ArcFaceLoss, MobileFaceNetLoss, FacialStructureLoss)]
+    assert whole == [True] * 4
+    assert not LPIPSLoss.whole_face
 
 
 def test_required_weights_of_yaml_options():
@@ -161,6 +186,7 @@ def test_required_weights_of_yaml_options():
         ({"type": "DISTSLoss", "backbone_path": "here.pth", "edge_aware": True}, ["dists", "here.pth"]),
         ({"type": "IdentityCLIPLoss", "dtype": "bfloat16"}, ["clip-image-encoder"]),
         ({"type": "ArcFaceLoss"}, ["arcface-resnet18"]),
+        ({"type": "MobileFaceNetLoss"}, ["mobilefacenet"]),
         ({"type": "FacialStructureLoss", "distance": "l2"}, ["d3dfr", "bfm"]),
         ({"type": "FacialStructureLoss", "backend": "3ddfa_v2"}, ["3ddfa-v2", "3ddfa-v2-basis"]),
         ({"type": "FeatureLoss", "path": "folder", "layers": [1]}, ["folder"]),
