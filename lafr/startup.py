@@ -14,7 +14,7 @@ class MissingFilesError(weights.WeightsError):
 
 
 def required_weights(opt: Mapping[str, Any]) -> list[str]:
-    """Weights that a run needs, as :func:`lafr.weights.find` takes them: base model, and those of its losses.
+    """Weights that a run needs, as :func:`lafr.weights.find` takes them: those of its network and of its losses.
 
     Args:
         opt: an option file's content; the plugin must be registered.
@@ -22,7 +22,8 @@ def required_weights(opt: Mapping[str, Any]) -> list[str]:
     from lafr_losses.common import required_weights as of_loss
 
     network = opt.get("network_g") or {}
-    names = [network["base_model"]] if network.get("base_model") else []
+    # `path` is a baseline's checkpoint.
+    names = [network[key] for key in ("base_model", "path") if network.get(key)]
     for key, options in (opt.get("train") or {}).items():
         if key.endswith("_opt") and options is not None:
             names += of_loss({k: v for k, v in options.items() if k != "start_iter"})
