@@ -8,6 +8,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# MIT both, but some networks in the second, CodeFormer among them, are not for commercial use.
+BASELINES = ["spandrel>=0.4,<0.5", "spandrel-extra-arches>=0.2,<0.3"]
 PACKAGES = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics")
 
 
@@ -60,8 +62,9 @@ setup(
     ],
     extras_require={
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
+        "baselines": BASELINES,
         # ruff and mypy to the minor version: another would format or judge otherwise
-        "dev": ["pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
+        "dev": [*BASELINES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["lafr = lafr.cli:main"]},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,12 @@ class FaceRunner:
         self.batch_size = batch_size
         self.precision = precision
 
-    def __call__(self, faces: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    def __call__(self, faces: Sequence[np.ndarray], **options: Any) -> list[np.ndarray | None]:
         """Restore (S, S, 3) float32 RGB faces in [0, 1]; None stands for one that is not finite even in fp32.
+
+        Args:
+            faces: any number of them.
+            options: keyword arguments of the network's forward.
 
         Raises:
             torch.OutOfMemoryError, RuntimeError: memory does not suffice for a single face.
@@ -50,7 +55,7 @@ class FaceRunner:
         results: list[np.ndarray | None] = []
         while len(results) < len(faces):
             batch = faces[len(results) : len(results) + self.batch_size]
-            done = self._try(batch)
+            done = self._try(batch, options)
             if done is None:  # outside the handler, so that the failed attempt's tensors are free by now
                 self.batch_size = max(1, len(batch) // 2)
                 logger.warning("out of memory with %d faces at once, going on with %d", len(batch), self.batch_size)
@@ -60,15 +65,15 @@ class FaceRunner:
             results += done
         return results
 
-    def _try(self, batch: Sequence[np.ndarray]) -> list[np.ndarray | None] | None:
+    def _try(self, batch: Sequence[np.ndarray], options: dict[str, Any]) -> list[np.ndarray | None] | None:
         try:
-            outputs = self._forward(batch, self.precision)
+            outputs = self._forward(batch, self.precision, options)
             for index, output in enumerate(outputs):
                 if np.isfinite(output).all():
                     continue
                 if self.precision != "fp32":
                     logger.warning("a face is not finite in %s and is repeated in fp32", self.precision)
-                    outputs[index] = self._forward([batch[index]], "fp32")[0]
+                    outputs[index] = self._forward([batch[index]], "fp32", options)[0]
             return [output if np.isfinite(output).all() else None for output in outputs]
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             is_memory = isinstance(error, torch.OutOfMemoryError) or any(s in str(error) for s in _OUT_OF_MEMORY)
@@ -77,10 +82,10 @@ class FaceRunner:
             return None
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
+    def _forward(self, batch: Sequence[np.ndarray], precision: str, options: dict[str, Any]) -> list[np.ndarray]:
         stacked = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
         dtype = PRECISIONS[precision]
         autocast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
         with autocast:
-            output = self.network(torch.from_numpy(stacked).to(self.device))
+            output = self.network(torch.from_numpy(stacked).to(self.device), **options)
         return list(output.float().permute(0, 2, 3, 1).cpu().numpy())

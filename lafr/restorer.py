@@ -99,14 +99,16 @@ class LAFRer:
     """Restore the faces of photos.
 
     Args:
-        model_path: folder of a network (config.json, model.safetensors); None for `model`.
+        model_path: the same as `model`, where GFPGANer's callers have it; None for `model`.
         upscale: enlargement of whole photos, above 0; need not be whole.
-        arch: "lafr". GFPGANer's values name networks that are not in such a folder.
+        arch: "lafr". What the network is follows from `model`; GFPGANer's values have no meaning here.
         channel_multiplier: GFPGANer's argument; nothing but None has a meaning here.
         bg_upsampler: enlarges what is around the faces; None for Lanczos interpolation.
         device: "cpu", "cuda", ...; None or "auto" for a GPU where there is one.
-        model: name of a bundled network (`lafr.networks.MODELS`), a folder, or a module that maps
-            (B, 3, S, S) RGB in [0, 1] to the same and has S as `image_size`.
+        model: "mini", a folder (config.json, model.safetensors), "gfpgan:PATH", "codeformer:PATH",
+            "restoreformer:PATH" or what else `lafr.methods` says, or a module that maps (B, 3, S, S) RGB in [0, 1] to
+            the same and has S as `image_size`. The module's attribute `fidelity` says what `weight` of `enhance` means
+            for it: "tones" (the default), "network" (its forward takes it as keyword `weight`) or "none".
         detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "fp32", "fp16" or "bf16".
@@ -114,7 +116,7 @@ class LAFRer:
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
-        FileNotFoundError: the network's folder is missing or incomplete.
+        FileNotFoundError, lafr.weights.WeightsError: the network's files are missing or incomplete.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class LAFRer:
         eye_dist_threshold: float = 5,
     ) -> None:
         if arch != "lafr":
-            raise ValueError(f"arch={arch!r}: LAFRer runs LAFR networks only; leave arch out or pass 'lafr'")
+            raise ValueError(f"arch={arch!r}: leave arch out; model='gfpgan:PATH' runs GFPGAN's checkpoints")
         if channel_multiplier is not None:
             raise ValueError("channel_multiplier belongs to GFPGAN's StyleGAN2 decoder; leave it out")
         if model_path is not None and model != "mini":
@@ -145,6 +147,7 @@ class LAFRer:
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = int(network.image_size)  # type: ignore[arg-type]
+        self._fidelity = str(getattr(network, "fidelity", "tones"))
         self._runner = FaceRunner(network, self.device, batch_size, precision)
         if isinstance(detection_model, str):
             detection_model = build_detector(detection_model, device=str(self.device))
@@ -170,7 +173,8 @@ class LAFRer:
             paste_back: also make the whole photo.
             weight: 0 to 1, how closely faces follow the photo, as in CodeFormer: 0 is the network's result
                 alone; 0.5 takes colours and shading from the photo; above, ever finer structure with its
-                flaws; 1 changes nothing. See `lafr.faces.keep_tones`.
+                flaws; 1 changes nothing. See `lafr.faces.keep_tones`. For CodeFormer it is its fidelity weight w;
+                GFPGAN and RestoreFormer have no such knob and are left as they are.
 
         Returns:
             Faces as cropped, faces as restored (each (S, S, 3) BGR), and the photo enlarged by `upscale` with the
@@ -214,7 +218,7 @@ class LAFRer:
             has_aligned: see `enhance`, as for all that follow.
             only_center_face: restore one face a photo.
             paste_back: also make the whole photos.
-            weight: how closely faces follow the photo.
+            weight: how closely faces follow the photo; other than 0.5, it is reported where it has no effect.
 
         Yields:
             One result a photo, in the order given.
@@ -224,6 +228,8 @@ class LAFRer:
         """
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be within 0 (network) to 1 (photo); got {weight}")
+        if self._fidelity == "none" and weight != 0.5:
+            logger.warning("weight %g has no effect: this network has no such knob, or its own is set", weight)
         return self._stream(images, has_aligned, only_center_face, paste_back and not has_aligned, weight)
 
     def _stream(
@@ -243,12 +249,12 @@ class LAFRer:
             held = sum(photo.pixels for photo in photos)
             full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
             while len(waiting) >= (1 if full else self._runner.batch_size):
-                self._run_batch(waiting)
+                self._run_batch(waiting, weight)
             while photos and not photos[0].missing:
                 yield self._finish(photos.popleft(), paste_back, weight)
         while photos:
             while photos[0].missing:
-                self._run_batch(waiting)
+                self._run_batch(waiting, weight)
             yield self._finish(photos.popleft(), paste_back, weight)
 
     def _prepare(self, image: np.ndarray | str | Path, has_aligned: bool, only_center_face: bool) -> _Pending:
@@ -296,7 +302,7 @@ class LAFRer:
                 logger.warning(message, source, side, self.face_size)
             result.cropped_faces.append(face_geometry.warp_face(image, matrix, self.face_size))
 
-    def _run_batch(self, waiting: deque[tuple[_Pending, int]]) -> None:
+    def _run_batch(self, waiting: deque[tuple[_Pending, int]], weight: float) -> None:
         batch: list[tuple[_Pending, int]] = []
         while waiting and len(batch) < self._runner.batch_size:
             pending, index = waiting.popleft()
@@ -304,8 +310,9 @@ class LAFRer:
             if pending.result.error is None:
                 batch.append((pending, index))
         crops = [to_unit_range(pending.result.cropped_faces[index]) for pending, index in batch]
+        options = {"weight": weight} if self._fidelity == "network" else {}
         try:
-            outputs: Sequence[np.ndarray | None] = self._runner([crop[..., ::-1] for crop in crops])
+            outputs: Sequence[np.ndarray | None] = self._runner([crop[..., ::-1] for crop in crops], **options)
         except Exception as error:
             for pending, _ in batch:
                 _fail(pending.result, error)
@@ -321,10 +328,11 @@ class LAFRer:
             return result
         try:
             image = result.input_img
+            tones = weight if self._fidelity == "tones" else 0
             gray = face_geometry.is_gray(image)
             top = np.iinfo(image.dtype).max
             for crop, output in zip(result.cropped_faces, pending.outputs, strict=True):
-                face = face_geometry.keep_tones(np.ascontiguousarray(output), to_unit_range(crop), weight)
+                face = face_geometry.keep_tones(np.ascontiguousarray(output), to_unit_range(crop), tones)
                 face = face_geometry.to_gray(face) if gray else face
                 result.restored_faces.append(np.rint(np.clip(face, 0, 1) * top).astype(image.dtype))
             if paste_back:

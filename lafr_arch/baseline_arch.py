@@ -32,7 +32,7 @@ class _Baseline(nn.Module):
     Attributes:
         model: spandrel's network, (B, 3, 512, 512) RGB in [-1, 1] to a tuple that starts with the same.
         image_size: side of its faces in pixels.
-        fidelity: what the weight of :class:`lafr.restorer.LAFRer` means for this network: nothing.
+        fidelity: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means for this network: nothing.
     """
 
     image_size = IMAGE_SIZE
@@ -41,6 +41,7 @@ class _Baseline(nn.Module):
     def __init__(self, path: str, title: str, architecture: Callable[[], Any]) -> None:
         super().__init__()
         self.model = load_spandrel(weights.require(path), title, architecture)
+        self.eval()
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore faces (B, 3, 512, 512) RGB in [0, 1]; the same shape and range."""
@@ -105,6 +106,8 @@ class CodeFormerBaseline(_Baseline):
             raise ValueError(f"weight must be within 0 (quality) to 1 (fidelity); got {weight}")
         super().__init__(path, "CodeFormer", _codeformer)
         self.weight = weight
+        if weight is not None:
+            self.fidelity = "none"
 
     def forward(self, lq: Tensor, weight: float = 0.5) -> Tensor:
         """Restore faces (B, 3, 512, 512) RGB in [0, 1] with fidelity weight ``weight``; the same shape and range."""

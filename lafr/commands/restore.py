@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="W",
         help="0 to 1, how closely faces follow the photo: 0 is the network alone, 0.5 (default) keeps the photo's "
-        "colours and shading, 1 changes nothing",
+        "colours and shading, 1 changes nothing. For CodeFormer: its fidelity weight w, 0 for quality, 1 for fidelity. "
+        "GFPGAN and RestoreFormer have no such knob",
     )
     add("--aligned", "--has_aligned", action="store_true", help="the inputs are FFHQ-aligned faces")
     add("--only_center_face", action="store_true", help="restore only the face nearest to the centre")
@@ -56,7 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--ext", choices=_EXTENSIONS, default="auto", help="format of whole photos; auto (default): the input's, or png"
     )
-    add("--model", default="mini", metavar="NAME|DIR", help="bundled network (mini) or a folder of one")
+    add(
+        "--model",
+        default="mini",
+        metavar="MODEL",
+        help="mini (default, bundled), a folder of a network, or a baseline: gfpgan:PATH, codeformer:PATH, "
+        "restoreformer:PATH, osediff:FOLDER, bicubic",
+    )
     add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
     add(
         "--bg_upsampler",
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         for path in done:
             print(f"{path}: skipped, its result exists (--overwrite does it again)")
         restorer = _build(args) if todo else None
-    except (ImageError, ValueError, OSError, WeightsError) as error:
+    except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
         return _stop(str(error))
     counts: Counter[str] = Counter(skipped=len(done))
     if restorer is not None:
