@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.10,<3.13",  # basicsr's sdist does not build on 3.13
     packages=packages(),
     package_dir={"lafr_data": "data"},
-    package_data={"lafr": ["pretrained/**/*"]},
+    package_data={"lafr": ["pretrained/**/*", "comparison/web/*"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",

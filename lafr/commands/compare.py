@@ -108,13 +108,13 @@ def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 def _print(report: dict[str, Any], out: Path) -> None:
     """Print the means, what failed and what is missing."""
-    from lafr.comparison.tables import digits, faults, means
+    from lafr.comparison.tables import digits, duration, faults, means
 
     metrics = {name: (about["title"], means(report, name)) for name, about in report["metrics"].items()}
     for place, column in enumerate(report["columns"]):
         seconds = column.get("seconds")
         cells = [f"{column['title']:<16} {column['faces']:>4} faces"]
-        cells += ["" if seconds is None else f"{seconds['median']:.3f} s per face"]
+        cells += ["" if seconds is None else f"{duration(seconds['median'])} s per face"]
         for title, found in metrics.values():
             mean = found[place]
             if mean is not None:

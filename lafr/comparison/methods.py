@@ -20,6 +20,9 @@ from lafr.images import ImageError, read_image, to_uint8
 from lafr.methods import MethodError, MethodSpec, parse_method
 from lafr.weights import WeightsError
 
+WORKER = [sys.executable, "-m", "lafr.comparison.worker"]
+"""The command that restores with a network."""
+
 _RESERVED = {LQ, HQ, ".cache"}
 _LAST_LINES = 5  # of a dead process's output that are shown
 
@@ -177,11 +180,10 @@ def _events(
 def _talk(job: Any, log: Path) -> Iterator[dict[str, Any]]:
     """Run one worker; yield its events and at last ``exit`` with its code and how it ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lafr.comparison.worker"]
     with (
         log.open("w", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
         ) as process,
     ):
         assert process.stdin is not None

@@ -20,7 +20,7 @@ from PIL import Image
 from lafr.comparison.files import write_text
 from lafr.comparison.inputs import Input, resize_face
 from lafr.comparison.store import HQ, LQ, Store
-from lafr.comparison.tables import best_mean, digits, faults, means
+from lafr.comparison.tables import best_mean, count_faces, digits, duration, faults, means
 from lafr.images import read_image
 
 LARGEST = 1024
@@ -83,7 +83,7 @@ def write_page(
     ]
     size = f"{side} x {side} px" if side == report["protocol"]["size"] else f"shrunk to {side} x {side} px"
     parts = {
-        "title": html.escape(f"Comparison of {len(report['faces'])} faces"),
+        "title": html.escape(f"Comparison of {count_faces(report)} faces"),
         "subtitle": html.escape(_subtitle(report)),
         "style": style,
         "style_hash": _hash(style),
@@ -129,7 +129,7 @@ def _data(report: Mapping[str, Any], encoded: Mapping[str, Mapping[str, str]]) -
         for name, about in report["metrics"].items()
     ]
     images = [metric["name"] for metric in metrics if metric["kind"] == "image"]
-    keys = ("id", "input", "index", "of", "values", "seconds", "errors", "metric_errors")
+    keys = ("id", "input", "error", "index", "of", "values", "seconds", "errors", "metric_errors")
     columns = [
         {"name": column["name"], "title": column["title"], "unavailable": column.get("unavailable")}
         for column in report["columns"]
@@ -219,7 +219,7 @@ def _costs(column: Mapping[str, Any]) -> str:
     if gpu is not None:
         memory = f"{gpu:,.0f} MiB<small>GPU</small>"
     return (
-        f"<td>{'–' if seconds is None else format(seconds['median'], '.3f')}</td>"
+        f"<td>{'–' if seconds is None else duration(seconds['median'])}</td>"
         f"<td>{'–' if parameters is None else format(parameters, ',')}</td><td>{memory}</td>"
     )
 

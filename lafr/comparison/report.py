@@ -120,6 +120,7 @@ def _rows(item: Input, methods: Sequence[Method], values: Mapping[str, Values]) 
             {
                 "id": name,
                 "input": item.path.name,
+                "error": item.error,
                 "index": index,
                 "of": len(names),
                 "box": item.faces[index].get("box") if item.error is None else None,

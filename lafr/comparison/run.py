@@ -92,9 +92,9 @@ def compare(request: Request, bar: Bar) -> dict[str, Any]:
     items, detector = _read(request, store, device, bar)
     notes = []
     if request.reference is not None:
-        missing = match_references(items, request.reference)
+        missing = match_references([item for item in items if item.error is None], request.reference)
         if missing:
-            notes.append(f"no reference of the same name for {len(missing)} inputs: {_some(missing)}")
+            notes.append(f"no reference of the same name for {_some(missing)}")
     settings = Settings(
         aligned=request.aligned,
         size=request.size or _side(request, items),
@@ -106,7 +106,7 @@ def compare(request: Request, bar: Bar) -> dict[str, Any]:
     )
     faceless = [item.path.name for item in items if item.error is None and not item.faces]
     if faceless:
-        notes.append(f"no face was found in {len(faceless)} inputs: {_some(faceless)}")
+        notes.append(f"no face was found in {_some(faceless)}")
     usable = [item for item in items if item.error is None and item.faces]
     lq, _ = _own_faces(LQ, usable, settings, store)
     hq, faults = _own_faces(HQ, usable, settings, store)

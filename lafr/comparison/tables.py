@@ -28,9 +28,19 @@ def digits(values: Iterable[Mean]) -> int:
     return 2 if largest >= 10 else 3 if largest >= 2 else 4
 
 
+def count_faces(report: Mapping[str, Any]) -> int:
+    """Return how many faces were compared: rows of inputs that could be used."""
+    return sum(row["error"] is None for row in report["faces"])
+
+
+def duration(seconds: float) -> str:
+    """Return seconds with three digits that say something."""
+    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.3f}" if seconds >= 0.1 else f"{seconds:.2g}"
+
+
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the tables with all that is needed to read them."""
-    parts = [f"# Comparison of {len(report['faces'])} faces", _quality(report)]
+    parts = [f"# Comparison of {count_faces(report)} faces", _quality(report)]
     if any(column.get("difference") for column in report["columns"]):
         parts += [f"## Paired differences from {report['first']}", _differences(report)]
     parts += ["## Cost", _cost(report)]
@@ -146,7 +156,7 @@ def _cost(report: Mapping[str, Any]) -> str:
             [
                 column["title"],
                 "-" if column["parameters"] is None else f"{column['parameters']:,}",
-                "-" if seconds is None else f"{seconds['median']:.3f} (n = {seconds['count']})",
+                "-" if seconds is None else f"{duration(seconds['median'])} (n = {seconds['count']})",
                 str(column["face_size"] or "-"),
                 *(_value(column[key], 0) for key in _MEMORY),
                 "-" if column["weight"] is None else f"{column['weight']:g}",
@@ -166,8 +176,11 @@ def faults(report: Mapping[str, Any]) -> list[str]:
     """Return a sentence for everything that failed."""
     found = [f"{c['title']}: not run: {c['unavailable']}" for c in report["columns"] if c.get("unavailable")]
     found += [f"{c['title']}: {m}: {text}" for c in report["columns"] for m, text in c["set_errors"].items()]
-    found += [f"{row['id']}: {name}: {text}" for row in report["faces"] for name, text in row["errors"].items()]
     for row in report["faces"]:
+        if row["error"] is not None:  # the same for all methods
+            found.append(row["error"])
+            continue
+        found += [f"{row['id']}: {name}: {text}" for name, text in row["errors"].items()]
         for name, errors in row["metric_errors"].items():
             found += [f"{row['id']}: {name}: {metric}: {text}" for metric, text in errors.items()]
     return found

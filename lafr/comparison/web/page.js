@@ -50,7 +50,7 @@ function valueOf(face, column, sort) {
 function format(value, sort, sign = false) {
   if (Number.isNaN(value)) return "";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
-  const digits = sort === "seconds" ? 3 : metrics.get(sort).digits;
+  const digits = sort === "seconds" ? (value < 0.1 ? 4 : value < 10 ? 3 : 1) : metrics.get(sort).digits;
   return (sign && value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
 }
 function higherIsBetter(sort) {
@@ -117,7 +117,8 @@ function figure(face, column, top) {
     body = element("button", { type: "button", className: "picture", dataset: { column } }, image);
     body.setAttribute("aria-label", `${face.id}, ${title}${text ? `, ${text}` : ""}: open beside another picture`);
   } else {
-    body = element("div", { className: "failed", textContent: columns.get(column).unavailable ? "not run: see the notes" : "none" });
+    const reason = columns.get(column).unavailable;
+    body = element("div", { className: "none", textContent: reason ? "not run" : "none", title: reason || "" });
   }
   return element("figure", {}, body, caption);
 }
@@ -125,6 +126,7 @@ function row(face, rank) {
   const top = best(face);
   const where = face.of > 1 ? ` face ${face.index + 1} of ${face.of}` : "";
   const heading = element("h3", {}, `${rank}. ${face.input} `, element("span", { textContent: where }));
+  if (face.error) return element("li", { className: "face", dataset: { number: face.number, id: face.id } }, heading, element("p", { className: "note", textContent: face.error }));
   const figures = report.columns.filter((column) => !hidden.has(column.name)).map((column) => figure(face, column.name, top));
   const made = element("li", { className: "face", dataset: { number: face.number, id: face.id } }, heading, element("div", { className: "row" }, ...figures));
   watcher.observe(made);
@@ -165,6 +167,12 @@ function readHash() {
 function fill(select, options) {
   select.replaceChildren(...options.map(([value, textContent]) => element("option", { value, textContent })));
 }
+/* The width at which a row fits the window, if that leaves enough to see. */
+function fittingWidth() {
+  const space = byId("faces").clientWidth - 8;
+  const gaps = 10 * (report.columns.length - 1);
+  return Math.max(Math.min(150, space * 0.45), Math.min(288, Math.floor((space - gaps) / report.columns.length)));
+}
 function setUp() {
   const images = report.metrics.filter((metric) => metric.kind === "image");
   const timed = report.faces.some((face) => Object.keys(face.seconds).length);
@@ -198,8 +206,10 @@ function setUp() {
   byId("order").addEventListener("click", () => { state.order = state.order === "worst" ? "best" : "worst"; render(); });
   byId("bar").addEventListener("submit", (event) => event.preventDefault());
   const width = byId("width");
-  width.value = parseFloat(getComputedStyle(byId("faces")).getPropertyValue("--width")) || 224;
-  width.addEventListener("input", () => document.documentElement.style.setProperty("--width", `${width.value}px`));
+  const resize = () => document.documentElement.style.setProperty("--width", `${width.value}px`);
+  width.value = fittingWidth();
+  resize();
+  width.addEventListener("input", resize);
   byId("faces").addEventListener("click", (event) => {
     const button = event.target.closest("button.picture");
     if (button) openViewer(report.faces[button.closest(".face").dataset.number], button.dataset.column);
