@@ -23,7 +23,7 @@ class BaseModelError(ValueError):
 
 @dataclass
 class BaseModel:
-    """The parts of a base model that restoration uses, and two numbers of its schedule at the fixed timestep."""
+    """The parts of a base model that restoration uses, and its schedule."""
 
     vae: nn.Module
     unet: UNet2DConditionModel
@@ -33,6 +33,8 @@ class BaseModel:
     """``epsilon``, ``v_prediction`` or ``sample``."""
     alpha_cumprod: float
     """Product of (1 - beta) up to the fixed timestep, in (0, 1)."""
+    alphas_cumprod: Tensor
+    """The same up to each timestep of the schedule, (T,)."""
 
 
 def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
@@ -59,7 +61,7 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
         scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
         unet = UNet2DConditionModel.from_pretrained(path, subfolder="unet")
         vae = load_vae(path, subfolder="vae")
-        embeds = _encode_prompt(path, prompt, unet.config.cross_attention_dim)
+        embeds = encode_prompt(path, prompt, unet.config.cross_attention_dim)
     except OSError as error:
         raise BaseModelError(f"network_g: base_model: {path}: {error}") from error
     steps = len(scheduler.alphas_cumprod)
@@ -71,6 +73,7 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
         prompt_embeds=embeds,
         prediction_type=scheduler.config.prediction_type,
         alpha_cumprod=float(scheduler.alphas_cumprod[timestep].double()),
+        alphas_cumprod=scheduler.alphas_cumprod,
     )
 
 
@@ -87,7 +90,17 @@ def load_vae(path: str, subfolder: str | None = None) -> Any:
 
 
 @torch.no_grad()
-def _encode_prompt(path: str, prompt: str | None, width: int) -> Tensor:
+def encode_prompt(path: str, prompt: str | None, width: int) -> Tensor:
+    """Embedding (1, tokens, width) of a prompt; without a text encoder a single zero token.
+
+    Args:
+        path: folder of the base model.
+        prompt: the text; None for a base model without a text encoder.
+        width: ``cross_attention_dim`` of its UNet.
+
+    Raises:
+        BaseModelError: there is a text encoder and no prompt, or a prompt and no text encoder.
+    """
     if not has_text_encoder(Path(path)):
         if prompt is not None:
             raise BaseModelError(

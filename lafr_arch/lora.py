@@ -22,7 +22,11 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
 
 
 def add_lora(
-    module: nn.Module, rank: int = 4, targets: str | Sequence[str] = "conv", alpha: float | None = None
+    module: nn.Module,
+    rank: int = 4,
+    targets: str | Sequence[str] = "conv",
+    alpha: float | None = None,
+    train: Sequence[str] = (),
 ) -> int:
     """Freeze ``module`` and add LoRA layers, which start as no change (gaussian down, zero up), to its layers.
 
@@ -31,6 +35,7 @@ def add_lora(
         rank: inner dimension.
         targets: a key of :data:`LORA_TARGETS` or a list of layer names.
         alpha: the layers' output is multiplied by ``alpha / rank``; ``rank`` by default.
+        train: names of layers, as in ``targets``, whose own weights train too; OSEDiff's is ``conv_in``.
 
     Returns:
         The number of layers that got one.
@@ -43,11 +48,40 @@ def add_lora(
             raise ValueError(f"lora: targets: {targets} is unknown; use {', '.join(LORA_TARGETS)} or a list of names")
         targets = LORA_TARGETS[targets]
     names = list(targets)
-    if not any(name == t or name.endswith(f".{t}") for name, _ in module.named_modules() for t in names):
+    if not layers_called(module, names):
         raise ValueError(f"lora: targets: no layer is called {', '.join(names)}")
+    own = layers_called(module, train)
+    if train and not own:
+        raise ValueError(f"lora: train: no layer is called {', '.join(train)}")
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
     inject_adapter_in_model(config, module)
+    for name in own:
+        module.get_submodule(name).requires_grad_(True)
     return len(lora_layers(module))
+
+
+def layers_called(module: nn.Module, names: Sequence[str]) -> list[str]:
+    """Full names of the layers whose name is, or whose name's last parts are, one of ``names``."""
+    return [full for full, _ in module.named_modules() if any(full == n or full.endswith(f".{n}") for n in names)]
+
+
+def add_encoder_lora(vae: nn.Module, rank: int = 4, alpha: float | None = None) -> int:
+    """Freeze a VAE and add LoRA to its encoder's convolutions and attention, as OSEDiff does.
+
+    Args:
+        vae: diffusers' ``AutoencoderKL`` (32 layers of Stable Diffusion's) or another with an ``encoder``.
+        rank: inner dimension.
+        alpha: as for :func:`add_lora`.
+
+    Returns:
+        The number of layers that got one.
+    """
+    names = [
+        name
+        for name, layer in vae.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and (name.startswith("encoder.") or name == "quant_conv")
+    ]
+    return add_lora(vae, rank, names, alpha)
 
 
 def lora_layers(module: nn.Module) -> list[str]:

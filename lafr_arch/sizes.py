@@ -12,7 +12,7 @@ from torch import nn
 
 from lafr_arch.base_configs import base_configs
 from lafr_arch.base_model import VAE_CLASSES
-from lafr_arch.lora import add_lora
+from lafr_arch.lora import add_encoder_lora, add_lora, layers_called
 from lafr_arch.static_unet import StaticCrossAttention, StaticUNet
 
 LABELS = {
@@ -25,6 +25,7 @@ LABELS = {
     "text_encoder": "text encoder (not needed once the UNet is pruned)",
     "adapter": "alignment module",
     "lora": "LoRA on the UNet",
+    "vae_lora": "LoRA on the VAE's encoder",
     "trainable": "trainable in both stages: alignment module, and LoRA or UNet",
     "inference": "deployed network: VAE, alignment module, UNet and its constants",
 }
@@ -43,7 +44,8 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
         network_g: options of a :class:`~lafr_arch.lafr_arch.LAFRNet`.
 
     Returns:
-        Numbers of parameters, by the keys of :data:`LABELS`. The constants are buffers, not parameters.
+        Numbers of parameters, by the keys of :data:`LABELS`; ``vae_lora`` only where it is asked for. The constants are
+        buffers, not parameters.
 
     Raises:
         lafr.weights.MissingWeightsError: the base model is neither there nor one whose configuration is known.
@@ -77,9 +79,17 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
     sizes["vae_decoder"] = count(vae.decoder)
     sizes["text_encoder"] = count(text_encoder)
     sizes["adapter"] = count(adapter)
+    # Before the LoRA, which would be counted with its layer.
+    own = [pruned.get_submodule(name) for name in layers_called(pruned, (network_g.get("lora") or {}).get("train", ()))]
+    own_size = sum(count(layer) for layer in own)
     sizes["lora"] = _lora_size(network_g, configs.unet, pruned)
     used = whole if network_g.get("prune") is False else sizes["unet_pruned"]
-    sizes["trainable"] = sizes["adapter"] + sizes["lora"] + (used if network_g.get("train_unet") else 0)
+    sizes["trainable"] = sizes["adapter"] + sizes["lora"] + (used if network_g.get("train_unet") else own_size)
+    if network_g.get("vae_lora") is not None:
+        with torch.device("meta"):
+            add_encoder_lora(vae, **network_g["vae_lora"])
+        sizes["vae_lora"] = count(vae) - sizes["vae"]
+        sizes["trainable"] += sizes["vae_lora"]
     sizes["inference"] = sizes["vae"] + sizes["adapter"] + sizes["unet_pruned"] + sizes["unet_constants"]
     return sizes
 

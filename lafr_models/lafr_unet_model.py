@@ -53,16 +53,20 @@ class LAFRUNetModel(TrainingModel):
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         latent = self.net_g(data["lq"], output="restored")
-        latent_losses = {}
-        if self.latent_weight > 0:
-            with torch.no_grad():
-                target = self.bare_g.encode(data["gt"])
-            latent_losses["l_latent"] = self.latent_weight * F.l1_loss(latent, target)
+        latent_losses = self.latent_losses(latent, data)
         self.output, self.target = self._decode(latent, data["gt"])
         losses = self.image_losses(self.output, self.target)
         if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
             losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
         return {**losses, **latent_losses}
+
+    def latent_losses(self, latent: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of the restored latents (B, C, h, w) themselves."""
+        if self.latent_weight <= 0:
+            return {}
+        with torch.no_grad():
+            target = self.bare_g.encode(data["gt"])
+        return {"l_latent": self.latent_weight * F.l1_loss(latent, target)}
 
     def _decode(self, latent: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
         """Decode the latent, or a random crop of it; return images and the part of ``gt`` they show."""
