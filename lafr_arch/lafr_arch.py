@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
 from lafr_arch.base_model import VAE_CLASSES, load_base_model
-from lafr_arch.lora import add_lora, lora_layers, merge_lora
+from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
 from lafr_arch.static_unet import StaticUNet
 
 FORMAT = "lafr-1"
@@ -31,19 +30,19 @@ WEIGHTS_NAME = "model.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float, prediction_type: str) -> Tensor:
+def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float | Tensor, prediction_type: str) -> Tensor:
     """The clean latent of one denoising step, in closed form (DDPM; equals diffusers' DDPMScheduler.step).
 
     Args:
         latent: the UNet's input (B, C, h, w).
         prediction: the UNet's output, the same shape.
-        alpha_cumprod: of the timestep, in (0, 1).
+        alpha_cumprod: of the timestep, in (0, 1); or (B, 1, 1, 1), of each latent's own.
         prediction_type: ``epsilon``, ``v_prediction`` or ``sample``.
 
     Raises:
         ValueError: unknown prediction type.
     """
-    signal, noise = math.sqrt(alpha_cumprod), math.sqrt(1 - alpha_cumprod)
+    signal, noise = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
     if prediction_type == "epsilon":
         return (latent - noise * prediction) / signal
     if prediction_type == "v_prediction":
@@ -94,7 +93,8 @@ class LAFRNet(nn.Module):
         alignment_weights: checkpoint of stage 1 (``net_g_*.pth``) to load the alignment module from; averaged
             parameters where it has them.
         with_unet: False leaves the UNet out, as stage 1 may: alignment alone.
-        lora: ``rank``, ``targets`` and ``alpha`` of :func:`lafr_arch.lora.add_lora`; None for none.
+        lora: ``rank``, ``targets``, ``alpha`` and ``train`` of :func:`lafr_arch.lora.add_lora`; None for none.
+        vae_lora: ``rank`` and ``alpha`` of :func:`lafr_arch.lora.add_encoder_lora`, OSEDiff's; None for none.
         train_unet: train the UNet's own weights (and no LoRA).
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
         gradient_checkpointing: recompute the activations of the UNet and the decoder in the backward pass to save
@@ -116,6 +116,7 @@ class LAFRNet(nn.Module):
         alignment_weights: str | None = None,
         with_unet: bool = True,
         lora: Mapping[str, Any] | None = None,
+        vae_lora: Mapping[str, Any] | None = None,
         train_unet: bool = False,
         sample_latent: bool = False,
         gradient_checkpointing: bool = False,
@@ -143,6 +144,8 @@ class LAFRNet(nn.Module):
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
+        if vae_lora is not None:
+            add_encoder_lora(self.vae, **vae_lora)
         if decoder_dtype not in DTYPES:
             raise ValueError(f"network_g: decoder_dtype: {decoder_dtype} is unknown; use {', '.join(DTYPES)}")
         self.decoder_dtype = DTYPES[decoder_dtype]
@@ -254,6 +257,7 @@ class LAFRNet(nn.Module):
         """Merge the LoRA, fold prompt and timestep, drop what is not needed; in place, then in eval mode."""
         if self.unet is None:
             raise ValueError("a network without UNet (with_unet: false) cannot be deployed")
+        merge_lora(self.vae)
         merge_lora(self.unet)
         if isinstance(self.unet, _FullUNet):
             full = self.unet
@@ -268,7 +272,7 @@ class LAFRNet(nn.Module):
             dtype: of the stored weights; the codebook stays in fp32, since rounding it changes which code is nearest.
         """
         deployed = self
-        if not isinstance(self.unet, StaticUNet) or lora_layers(self.unet):
+        if not isinstance(self.unet, StaticUNet) or lora_layers(self.unet) or lora_layers(self.vae):
             deployed = copy.deepcopy(self).deploy()
         unet = deployed.unet
         assert isinstance(unet, StaticUNet)  # noqa: S101 - deploy() makes it one
