@@ -63,7 +63,7 @@ def _identity(device: torch.device) -> ImageMetric:
     from lafr_metrics.identity import IdentitySimilarity
 
     metric = IdentitySimilarity()
-    metric.net.to(device)
+    metric.face.to(device)
     return lambda pair: metric(*pair.tensors).item()
 
 

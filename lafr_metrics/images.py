@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -89,7 +90,10 @@ class ImagePair:
         if spec.aligned and height != width:
             raise MetricError(f"{spec.name} needs FFHQ-aligned square faces, not {width} x {height} pixels")
         with torch.no_grad():
-            return float(metric(self))
+            value = float(metric(self))
+        if math.isnan(value):
+            raise MetricError(f"{spec.name} is not defined for this image")
+        return value
 
 
 ImageMetric = Callable[[ImagePair], float]
