@@ -63,8 +63,11 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys where the focus is."""
         values = [KEYS.get(key, key) for key in keys]
-        actions = [{"type": kind, "value": value} for value in values for kind in ("keyDown", "keyUp")]
-        self._ask("POST", f"{self._session}/actions", {"actions": [{"type": "key", "id": "k", "actions": actions}]})
+        self.act("key", [{"type": kind, "value": value} for value in values for kind in ("keyDown", "keyUp")])
+
+    def act(self, device: str, actions: list[dict[str, Any]]) -> None:
+        """Do actions of the specification with a ``key``, ``pointer`` or ``wheel`` device."""
+        self._ask("POST", f"{self._session}/actions", {"actions": [{"type": device, "id": device, "actions": actions}]})
 
     def messages(self) -> list[str]:
         """Return what the page wrote to the console since the last call: errors, above all."""

@@ -165,7 +165,7 @@ def work(job: Job, emit: Emit) -> None:
     weight = usual_weight(network) if job.settings.weight is None else job.settings.weight
     about = {
         "event": "footprint",
-        "weight": weight,
+        "weight": None if fidelity(network) == "none" else weight,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "face_size": restorer.face_size,
         "threads": torch.get_num_threads(),
@@ -188,12 +188,17 @@ def work(job: Job, emit: Emit) -> None:
 
 
 def usual_weight(network: nn.Module) -> float:
-    """Return the fidelity weight a network is compared with where none is asked for.
+    """Return the weight a network is compared with where none is asked for.
 
-    That is 0, the network's own result with no tones taken from the photo, but 0.5 for a network that has a fidelity
-    knob of its own (CodeFormer): its authors' default.
+    That is 0 where it would keep tones of the photo: the network's own result. Where it is the network's own knob
+    (CodeFormer's), it is 0.5, its authors' default.
     """
-    return 0.5 if getattr(network, "fidelity", None) == "network" else 0.0
+    return 0.0 if fidelity(network) == "tones" else 0.5
+
+
+def fidelity(network: nn.Module) -> str:
+    """Return what the weight means for a network: see `lafr.restorer.LAFRer`."""
+    return str(getattr(network, "fidelity", "tones"))
 
 
 def restore(
