@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.10,<3.13",  # basicsr's sdist does not build on 3.13
     packages=packages(),
     package_dir={"lafr_data": "data"},
-    package_data={"lafr": ["pretrained/**/*", "comparison/web/*"]},
+    package_data={"lafr": ["pretrained/**/*", "comparison/web/*"], "lafr_arch": ["*.cpp"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -61,6 +61,7 @@ setup(
         # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
     ],
     extras_require={
+        "metrics": ["pyiqa==0.1.16"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial licence, see docs/metrics.md
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         "baselines": BASELINES,
         # ruff and mypy to the minor version: another would format or judge otherwise
