@@ -68,7 +68,7 @@ class Measurer:
             if item.name in records:
                 self._measure_input(method, item, records[item.name], values)
             progress()
-        if self._set:
+        if self._set and records:
             self._measure_set(method, items, records, values)
         return values
 

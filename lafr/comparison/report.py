@@ -15,6 +15,8 @@ from lafr.comparison.store import HQ, LQ
 from lafr.comparison.worker import MEMORY, TIMING
 from lafr_metrics.suite import METRICS, Suite, protocol, summarise
 
+USUAL = "0, the network's own result; 0.5 where it is the network's own knob, as CodeFormer's"
+
 TITLES = {LQ: "input", HQ: "reference"}
 """What the columns of inputs and references are called."""
 
@@ -56,6 +58,7 @@ def build_report(
         "faces": [row for item in items for row in _rows(item, methods, values)],
         "protocol": {
             **settings.__dict__,
+            "weight": USUAL if settings.weight is None else settings.weight,
             "interval": f"{definitions['interval']}; of a photo with several faces the mean over its faces counts once",
             "difference": f"each method minus {first}, over the photos that both restored",
             "seconds": TIMING,
