@@ -20,6 +20,7 @@ def required_weights(opt: Mapping[str, Any]) -> list[str]:
         opt: an option file's content; the plugin must be registered.
     """
     from lafr_losses.common import required_weights as of_loss
+    from lafr_metrics.lafr_metric import required_weights as of_metric
 
     network = opt.get("network_g") or {}
     # `path` is a baseline's checkpoint.
@@ -27,11 +28,17 @@ def required_weights(opt: Mapping[str, Any]) -> list[str]:
     for key, options in (opt.get("train") or {}).items():
         if key.endswith("_opt") and options is not None:
             names += of_loss({k: v for k, v in options.items() if k != "start_iter"})
+    for options in _metrics(opt).values():
+        names += of_metric(options)
     return list(dict.fromkeys(names))
 
 
+def _metrics(opt: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    return (opt.get("val") or {}).get("metrics") or {}
+
+
 def require_files(opt: Mapping[str, Any]) -> None:
-    """Check that weights, checkpoints and folders of images that a run names are there.
+    """Check that weights, checkpoints and folders of images that a run names are there, and its metrics' options right.
 
     Args:
         opt: an option file's content; the plugin must be registered.
@@ -39,11 +46,15 @@ def require_files(opt: Mapping[str, Any]) -> None:
     Raises:
         MissingFilesError: some are not; one message tells of all, with where to get them.
     """
+    from lafr_metrics.lafr_metric import option_faults
+
     faults = []
     try:
         weights.require_all(required_weights(opt))
     except weights.MissingWeightsError as error:
         faults.append(str(error))
+    for name, options in _metrics(opt).items():
+        faults += option_faults(f"val: metrics: {name}", options)
     files = {"network_g: alignment_weights": (opt.get("network_g") or {}).get("alignment_weights")}
     files |= {f"path: {key}": value for key, value in opt["path"].items() if key.startswith("pretrain_network")}
     for phase, dataset in opt["datasets"].items():

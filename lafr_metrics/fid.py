@@ -20,6 +20,7 @@ Progress = Callable[[Sequence[Path], str], Iterable[Path]]
 
 _SIZE = 299
 _BATCH = 8
+_FEATURES = 2048
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,14 @@ class FID:
         self.net = fid_inception(require(path)).to(device)
         self.device = device
 
-    def gaussian(
-        self, paths: Sequence[Path], title: str, errors: dict[str, str] | None = None, progress: Progress | None = None
-    ) -> Gaussian:
-        """Mean and covariance of the features of image files.
+    def features(
+        self,
+        paths: Sequence[Path],
+        title: str = "FID",
+        errors: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Inception features of image files, (N, 2048).
 
         Args:
             paths: the files.
@@ -137,19 +142,17 @@ class FID:
 
         Raises:
             lafr.images.ImageError: a file cannot be read.
-            MetricError: fewer than two images.
         """
-        images = self._images(paths if progress is None else progress(paths, title), errors)
         features: list[np.ndarray] = []
         batch: list[Tensor] = []
-        for image in images:
+        for image in self._images(paths if progress is None else progress(paths, title), errors):
             batch.append(image)
             if len(batch) == _BATCH:
-                features.append(self._features(batch))
+                features.append(self._run(batch))
                 batch = []
         if batch:
-            features.append(self._features(batch))
-        return Gaussian.of_features(np.concatenate(features) if features else np.empty((0, 2048)))
+            features.append(self._run(batch))
+        return np.concatenate(features) if features else np.empty((0, _FEATURES))
 
     def _images(self, paths: Iterable[Path], errors: dict[str, str] | None) -> Iterator[Tensor]:
         for path in paths:
@@ -163,5 +166,5 @@ class FID:
             yield inception_input(image)
 
     @torch.no_grad()
-    def _features(self, batch: list[Tensor]) -> np.ndarray:
+    def _run(self, batch: list[Tensor]) -> np.ndarray:
         return self.net(torch.stack(batch).to(self.device)).cpu().numpy()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,8 @@ def _build(name: str, path: Path) -> nn.Module:
     """The net with pyiqa's options for that metric (its default_model_configs.py)."""
     net: nn.Module
     if name == "clipiqa":
-        from pyiqa.archs.clipiqa_arch import CLIPIQA
+        with _packaging_in_pkg_resources():
+            from pyiqa.archs.clipiqa_arch import CLIPIQA
 
         return CLIPIQA(backbone=str(path))
     if name == "musiq":
@@ -61,6 +65,24 @@ def _build(name: str, path: Path) -> nn.Module:
             net = maniqa_arch.MANIQA(pretrained=False, **options[name])
     load_strict(net, load_state_dict(path), path)
     return net
+
+
+@contextmanager
+def _packaging_in_pkg_resources() -> Iterator[None]:
+    """Let openai-clip 1.0.1 import ``packaging`` from pkg_resources, which setuptools 82 no longer has."""
+    name = "pkg_resources"
+    if find_spec(name) is not None:
+        yield
+        return
+    import packaging.version
+
+    module = types.ModuleType(name)
+    module.packaging = packaging  # type: ignore[attr-defined]
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextmanager

@@ -38,6 +38,9 @@ class MetricSpec:
     aligned: bool = False
 
 
+PYIQA = "pyiqa"
+"""Package that serves the metrics of the extra ``metrics``."""
+
 _SSIM = (
     "11 x 11 Gaussian window of sigma 1.5, K1 0.01, K2 0.03, range 255, biased covariances, valid positions only, "
     "no downsampling"
@@ -117,7 +120,15 @@ _SPECS = (
         "BasicSR 1.4.2",
     ),
     MetricSpec(
-        "musiq", "MUSIQ", "higher", False, "image", "musiq: KonIQ-10k, two scales", _IQA, ("musiq-koniq",), "metrics"
+        "musiq",
+        "MUSIQ",
+        "higher",
+        False,
+        "image",
+        "musiq: KonIQ-10k, full size and longer sides 384 and 224",
+        _IQA,
+        ("musiq-koniq",),
+        "metrics",
     ),
     MetricSpec(
         "clipiqa",

@@ -23,13 +23,11 @@ from lafr import weights
 from lafr_metrics.builders import build_image_metric
 from lafr_metrics.fid import FID, Gaussian, Progress, frechet_distance
 from lafr_metrics.images import ImageMetric, ImagePair, MetricError, MissingPackageError
-from lafr_metrics.specs import METRICS, MetricSpec, get_spec
+from lafr_metrics.specs import METRICS, PYIQA, MetricSpec, get_spec
 from lafr_metrics.statistics import bootstrap_mean
 
-__all__ = ["METRICS", "MetricError", "MetricSpec", "Suite", "get_spec", "protocol", "summarise"]
+__all__ = ["METRICS", "MetricError", "MetricSpec", "Suite", "get_spec", "protocol", "require_package", "summarise"]
 
-PYIQA = "pyiqa"
-MISSING_PYIQA = "pyiqa is not installed: pip install 'lafr[metrics]'"
 # What can change a value.
 _PACKAGES = (
     "lafr", "torch", "torchvision", "numpy", "scipy", "opencv-python", "pillow", "basicsr", "facexlib", "lpips",
@@ -136,7 +134,7 @@ class Suite:
         if self._fid is None or not names:
             return values
         try:
-            restored = self._fid.gaussian([Path(p) for p in restored_paths], "FID, restored", errors, progress)
+            restored = self._gaussian(self._fid, restored_paths, "FID, restored", errors, progress)
         except MetricError as error:
             if errors is None:
                 raise
@@ -163,7 +161,27 @@ class Suite:
             return Gaussian.of_file(weights.require("fid-ffhq"))
         if reference_paths is None or self._fid is None:
             raise MetricError(f"{name} compares with a folder of reference images, and none was given")
-        return self._fid.gaussian([Path(p) for p in reference_paths], "FID, reference", errors, progress)
+        return self._gaussian(self._fid, reference_paths, "FID, reference", errors, progress)
+
+    @staticmethod
+    def _gaussian(
+        fid: FID,
+        paths: Sequence[str | Path],
+        title: str,
+        errors: dict[str, str] | None,
+        progress: Progress | None,
+    ) -> Gaussian:
+        return Gaussian.of_features(fid.features([Path(path) for path in paths], title, errors, progress))
+
+
+def require_package(spec: MetricSpec) -> None:
+    """Check that a metric's library is installed.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    if spec.extra is not None and find_spec(PYIQA) is None:
+        raise MissingPackageError(f"pyiqa is not installed: pip install 'lafr[{spec.extra}]'")
 
 
 def _require(spec: MetricSpec) -> None:
@@ -176,11 +194,12 @@ def _require(spec: MetricSpec) -> None:
     try:
         weights.require_all(spec.weights)
     except weights.MissingWeightsError as error:
-        if spec.extra is not None and find_spec(PYIQA) is None:
-            raise MissingPackageError(f"{MISSING_PYIQA}\n{error}") from error
+        try:
+            require_package(spec)
+        except MissingPackageError as package:
+            raise MissingPackageError(f"{package}\n{error}") from error
         raise
-    if spec.extra is not None and find_spec(PYIQA) is None:
-        raise MissingPackageError(MISSING_PYIQA)
+    require_package(spec)
 
 
 def summarise(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
