@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -194,7 +195,8 @@ def _talk(job: Any, log: Path) -> Iterator[dict[str, Any]]:
             for line in process.stdout:
                 yield json.loads(line)
         except BrokenPipeError:  # it died before it had read its job; its exit code says more
-            pass
+            with contextlib.suppress(OSError):
+                process.stdin.close()
         except BaseException:  # interrupted, or nobody listens any more
             process.terminate()
             raise

@@ -3,7 +3,7 @@ const viewer = { face: null, left: "lq", right: "", split: 50, zoom: 1, x: 0, y:
 const MAX_ZOOM = 16;
 
 function openViewer(face, column) {
-  // What was clicked goes to the right; the input to the left, or the reference where the input was clicked.
+  // What was clicked goes to the right, the input to the left.
   if (face.columns.includes(column) && column !== "lq") viewer.right = column;
   if (!face.columns.includes(viewer.right)) viewer.right = face.columns.find((name) => name !== "lq") || face.columns[0];
   if (!face.columns.includes(viewer.left) || viewer.left === viewer.right) {
@@ -21,8 +21,10 @@ function showFace(face) {
   state.face = face.id;
   writeHash();
   const options = face.columns.map((name) => [name, columns.get(name).title]);
-  for (const side of ["left", "right"]) {
-    if (!face.columns.includes(viewer[side])) viewer[side] = face.columns[side === "left" ? 0 : face.columns.length - 1];
+  for (const [side, other] of [["left", "right"], ["right", "left"]]) {
+    if (!face.columns.includes(viewer[side])) {
+      viewer[side] = face.columns.find((name) => name !== viewer[other]) || viewer[other];
+    }
     fill(byId(side), options);
   }
   const place = shown.faces.indexOf(face);
