@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from tiny_weights import write_bfm, write_clip, write_d3dfr  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+MINI = ROOT / "lafr/pretrained/mini"
 # NIQE needs larger images.
 PSNR = "{psnr: {type: calculate_psnr, crop_border: 0, test_y_channel: false}}"
 TINY = (
@@ -134,6 +136,16 @@ def test_both_stages_resume_export_and_test(root: Path, aligned: Path):
     assert status == 0, text
     assert "psnr" in text
     assert len(list(root.glob("results/lafr_test/visualization/celeba_x4/*.png"))) == 2
+
+
+def test_bundled_mini_restores_a_folder(root: Path):
+    settings = ("num_gpu=0", f"datasets:test_1:dataroot_gt={root / 'faces'}", f"network_g:folder={MINI}")
+    status, text = launch(root, "test.py", "mini/test.yml", *settings)
+    assert status == 0, text
+    assert len(list(root.glob("results/mini_test/visualization/celeba_x4/*.png"))) == 2
+    figures = {name: float(value) for name, value in re.findall(r"# (psnr|ssim|niqe): ([\d.]+)", text)}
+    assert set(figures) == {"psnr", "ssim", "niqe"}
+    assert figures["psnr"] > 20
 
 
 def test_missing_files_are_told_at_once_before_the_run(tmp_path: Path):
