@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
+import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
 from lafr_arch.base_model import VAE_CLASSES, load_base_model
 from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
 from lafr_arch.static_unet import StaticUNet
