@@ -149,11 +149,7 @@ class LAFRNet(nn.Module):
             add_encoder_lora(self.vae, **vae_lora)
         if decoder_dtype not in DTYPES:
             raise ValueError(f"network_g: decoder_dtype: {decoder_dtype} is unknown; use {', '.join(DTYPES)}")
-        self.decoder_dtype = DTYPES[decoder_dtype]
-        for name in ("decoder", "post_quant_conv"):
-            part = getattr(self.vae, name, None)
-            if part is not None:
-                part.to(self.decoder_dtype)
+        self.set_decoder_dtype(DTYPES[decoder_dtype])
         if gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         if alignment_weights is not None:
@@ -186,6 +182,8 @@ class LAFRNet(nn.Module):
         self.image_size = image_size
         self.sample_latent = False
         self.decoder_dtype = torch.float32
+        # What a copy made by for_inference runs for each block and convolution.
+        self.inference_plan: dict[str, str] = {}
 
     def _load_alignment(self, path: str) -> None:
         if self.alignment is None:
@@ -200,6 +198,14 @@ class LAFRNet(nn.Module):
             self.alignment.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"network_g: alignment_weights: {path} does not fit `alignment`: {error}") from error
+
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Run the VAE's decoder in ``dtype``; the other parts stay as they are."""
+        self.decoder_dtype = dtype
+        for name in ("decoder", "post_quant_conv"):
+            part = getattr(self.vae, name, None)
+            if part is not None:
+                part.to(dtype)
 
     # ---- the five steps -------------------------------------------------------------------------------------------
 
@@ -264,6 +270,12 @@ class LAFRNet(nn.Module):
             full = self.unet
             self.unet = StaticUNet.from_unet(full.unet, full.prompt_embeds, full.timestep)
         return self.eval().requires_grad_(False)
+
+    def for_inference(self, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
+        """A copy that gives the same faces to rounding, faster: :func:`lafr_arch.fast.optimize_for_inference`."""
+        from lafr_arch.fast import optimize_for_inference  # which imports this module's types
+
+        return optimize_for_inference(self, decoder_dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the deployed network as ``config.json`` and ``model.safetensors``; this network stays as it is.
