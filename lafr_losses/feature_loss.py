@@ -21,13 +21,18 @@ from lafr_losses.common import (
 
 
 def _autoencoder(path: str) -> nn.Module:
-    import lafr_arch.autoencoder_arch  # noqa: F401 - registers MiniAutoencoder
+    from lafr_arch.lafr_arch import LAFRNet, is_deployed
 
     folder = require(path)
-    name = read_class_name(folder)
-    if name not in ARCH_REGISTRY or not hasattr(ARCH_REGISTRY.get(name), "features"):
+    if is_deployed(folder):
+        autoencoder = LAFRNet.from_pretrained(folder).vae
+        name = type(autoencoder).__name__
+    else:
+        name = read_class_name(folder)
+        autoencoder = ARCH_REGISTRY.get(name).from_pretrained(folder) if name in ARCH_REGISTRY else None
+    if not hasattr(autoencoder, "features"):
         raise ValueError(f"FeatureLoss: path: {folder} holds a {name}, which gives no feature maps")
-    return ARCH_REGISTRY.get(name).from_pretrained(folder)
+    return autoencoder
 
 
 def _mobilenet(path: str) -> nn.Module:
@@ -54,8 +59,8 @@ class FeatureLoss(FrozenLoss):
     Args:
         backend: ``autoencoder``: the encoder of a MiniAutoencoder; ``3ddfa_v2``: MobileNetV1 of 3DDFA-V2,
             trained on faces.
-        path: folder of the autoencoder, or 3DDFA-V2's ``mb05_120x120.pth`` (by default ``3ddfa-v2`` of the
-            weights folder).
+        path: folder of the autoencoder, or of a deployed network that has one; or 3DDFA-V2's ``mb05_120x120.pth``
+            (by default ``3ddfa-v2`` of the weights folder).
         layers: which of the net's feature maps, by index; negative from the end; all of them by default. The
             MobileNetV1 has five (1/2 to 1/32 of the size).
         layer_weights: one weight a layer; 1 each by default.

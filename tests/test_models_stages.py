@@ -287,6 +287,24 @@ def test_whole_unet_stage(tmp_path: Path, mini: str):
     assert all(name.startswith("unet.") for name in changed(model.net_g, before))
 
 
+def test_unet_stage_goes_on_from_a_deployed_network(tmp_path: Path, mini: str):
+    torch.manual_seed(0)
+    LAFRNet(mini, prompt=None, timestep=250, alignment=ADAPTER).save_pretrained(tmp_path / "before")
+    network = {"type": "DeployedLAFRNet", "folder": str(tmp_path / "before"), "lora": {"rank": 2, "targets": "conv"}}
+    feature = {"type": "FeatureLoss", "backend": "autoencoder", "path": str(tmp_path / "before"), "loss_weight": 0.1}
+    model = build(options(tmp_path, "LAFRUNetModel", network, pixel_opt=PIXEL, feature_opt=feature))
+    before = snapshot(model.net_g)
+    logs = run(model, 3)
+    assert set(logs[0]) == {"l_pixel", "l_feature"}
+    assert logs[2]["l_pixel"] < logs[0]["l_pixel"]
+    assert changed(model.net_g, before) == {name for name in before if "lora_" in name}
+    model.save(-1, -1)
+    lq = batch(1)["lq"]
+    model.feed_data({"lq": lq})
+    model.test()
+    torch.testing.assert_close(LAFRNet.from_pretrained(tmp_path / "deployed")(lq), model.output, rtol=0, atol=1e-4)
+
+
 def test_unet_stage_on_stable_diffusion(tmp_path: Path):
     """The unpruned net with LoRA on everything, checkpointed: OSEDiff's form, deployed as a pruned one."""
     base = str(write_stable_diffusion(tmp_path / "sd"))
