@@ -362,10 +362,21 @@ class LAFRNet(nn.Module):
 class DeployedLAFRNet(LAFRNet):
     """A deployed network as ``network_g`` of an option file: ``{type: DeployedLAFRNet, folder: FOLDER}``.
 
+    With ``lora`` stage 2 goes on from it, without the base model that it was made of.
+
     Args:
         folder: what :meth:`LAFRNet.save_pretrained` or ``lafr export`` wrote.
+        lora: as for :class:`LAFRNet`.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, lora: Mapping[str, Any] | None = None) -> None:
         nn.Module.__init__(self)
         self._read_deployed(Path(folder).expanduser())
+        if lora is not None:
+            add_lora(self.unet, **lora)
+
+
+def is_deployed(folder: str | Path) -> bool:
+    """Whether a folder holds a deployed network."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("format") == FORMAT
