@@ -13,7 +13,8 @@ The same texts name networks everywhere: ``lafr compare --methods``, ``lafr rest
 | ``NAME=FOLDER`` | results of any other method: a folder of images |
 | ``NAME=METHOD`` | any of the above under another name |
 
-Options follow a comma: ``codeformer:PATH,w=0.7``, ``bicubic,size=256``.
+Options follow a comma: ``codeformer:PATH,w=0.7`` (fidelity weight), ``gfpgan:PATH,noise=0`` (the checkpoint's noise in
+place of random one: the same result each time), ``bicubic,size=256``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class MethodSpec:
         name: heading of its column and name of its folder of results; no slash, no space.
         kind: ``lafr``, ``osediff``, ``bicubic``, ``results``, or a key of `BASELINES`.
         path: folder or checkpoint, which exists; None for ``bicubic``.
-        options: ``w`` of ``codeformer``, 0 to 1; ``size`` of ``bicubic``, side of its faces in pixels.
+        options: ``w`` of ``codeformer``, 0 to 1; ``noise`` of ``gfpgan``, 0 or 1; ``size`` of ``bicubic``, side of its
+            faces in pixels.
     """
 
     name: str
@@ -130,6 +132,7 @@ def _split_options(text: str, whole: str) -> tuple[str, dict[str, float]]:
 
 
 _OPTIONS: dict[str, dict[str, tuple[str, Callable[[float], bool]]]] = {
+    "gfpgan": {"noise": ("0 (the checkpoint's) or 1 (random, as published)", lambda value: value in (0, 1))},
     "codeformer": {"w": ("within 0 (quality) to 1 (fidelity)", lambda value: 0 <= value <= 1)},
     "bicubic": {"size": ("a whole number of pixels above 0", lambda value: value >= 1 and value == int(value))},
 }

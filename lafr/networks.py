@@ -48,11 +48,9 @@ def _build(spec: MethodSpec) -> nn.Module:
         return baseline_arch.BicubicBaseline(int(spec.options.get("size", 512)))
     if spec.kind == "codeformer":
         return baseline_arch.CodeFormerBaseline(str(spec.path), spec.options.get("w"))
-    classes: dict[str, Any] = {
-        "gfpgan": baseline_arch.GFPGANBaseline,
-        "restoreformer": baseline_arch.RestoreFormerBaseline,
-    }
-    return classes[spec.kind](str(spec.path))
+    if spec.kind == "gfpgan":
+        return baseline_arch.GFPGANBaseline(str(spec.path), bool(spec.options.get("noise", 1)))
+    return baseline_arch.RestoreFormerBaseline(str(spec.path))
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

@@ -31,6 +31,7 @@ class _Baseline(nn.Module):
 
     Attributes:
         model: spandrel's network, (B, 3, 512, 512) RGB in [-1, 1] to a tuple that starts with the same.
+        arguments: further arguments of its call.
         image_size: side of its faces in pixels.
         fidelity: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means for this network: nothing.
     """
@@ -41,21 +42,22 @@ class _Baseline(nn.Module):
     def __init__(self, path: str, title: str, architecture: Callable[[], Any]) -> None:
         super().__init__()
         self.model = load_spandrel(weights.require(path), title, architecture)
+        self.arguments: dict[str, Any] = {}
         self.eval()
 
     def forward(self, lq: Tensor) -> Tensor:
         """Restore faces (B, 3, 512, 512) RGB in [0, 1]; the same shape and range."""
-        return ((self.model(2 * lq - 1)[0] + 1) / 2).clamp(0, 1)
+        return ((self.model(2 * lq - 1, **self.arguments)[0] + 1) / 2).clamp(0, 1)
 
 
 @ARCH_REGISTRY.register()
 class GFPGANBaseline(_Baseline):
     """GFPGAN (Wang et al., 2021), clean version 1.2, 1.3 or 1.4.
 
-    Its StyleGAN2 decoder adds random noise, so two runs differ a little unless PyTorch's generator starts alike.
-
     Args:
         path: the checkpoint (``GFPGANv1.4.pth``), or a name of ``lafr weights`` (``gfpgan-v1.4``).
+        randomize_noise: as published, the decoder adds noise from PyTorch's generator, so that two runs differ a
+            little; False: the noise stored in the checkpoint, always the same.
 
     Raises:
         ModuleNotFoundError: spandrel is not installed.
@@ -63,8 +65,9 @@ class GFPGANBaseline(_Baseline):
         ValueError: the file holds something else.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, randomize_noise: bool = True) -> None:
         super().__init__(path, "GFPGAN, clean version 1.2 to 1.4", _gfpgan)
+        self.arguments = {"return_rgb": False, "randomize_noise": randomize_noise}
 
 
 @ARCH_REGISTRY.register()

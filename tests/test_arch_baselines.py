@@ -139,6 +139,17 @@ def test_same_as_spandrels_network(name: str, saved: Callable[[str], tuple[nn.Mo
     assert torch.equal(loaded(lq), expected)
 
 
+def test_gfpgan_with_the_checkpoints_noise(saved: Callable[[str], tuple[nn.Module, Path]]):
+    net, path = saved("GFPGAN")
+    lq = faces()
+    fixed, random = load_network(f"gfpgan:{path},noise=0", CPU), load_network(f"gfpgan:{path}", CPU)
+    with torch.no_grad():
+        expected = ((net(2 * lq - 1, randomize_noise=False)[0] + 1) / 2).clamp(0, 1)
+        assert torch.equal(fixed(lq), expected)
+        assert torch.equal(fixed(lq), expected)
+        assert not torch.equal(random(lq), random(lq))
+
+
 def test_codeformers_fidelity_weight(saved: Callable[[str], tuple[nn.Module, Path]]):
     net, path = saved("CodeFormer")
     baseline, lq = CodeFormerBaseline(str(path)), faces()

@@ -36,6 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("osediff:osediff", MethodSpec("osediff", "osediff", Path("osediff"))),
         ("gfpgan:gfpgan.pth", MethodSpec("gfpgan", "gfpgan", Path("gfpgan.pth"))),
         ("v1.4=gfpgan:gfpgan.pth", MethodSpec("v1.4", "gfpgan", Path("gfpgan.pth"))),
+        ("gfpgan:gfpgan.pth,noise=0", MethodSpec("gfpgan", "gfpgan", Path("gfpgan.pth"), {"noise": 0.0})),
         ("gfpgan:a,b.pth", MethodSpec("gfpgan", "gfpgan", Path("a,b.pth"))),
         ("restoreformer:gfpgan.pth", MethodSpec("restoreformer", "restoreformer", Path("gfpgan.pth"))),
         ("codeformer:gfpgan.pth", MethodSpec("codeformer", "codeformer", Path("gfpgan.pth"))),
@@ -74,7 +75,8 @@ def test_a_baseline_without_path_is_the_weight_of_the_list(here: Path, monkeypat
         ("codeformer:gfpgan.pth,w=2", MethodError, "w must be within 0"),
         ("codeformer:gfpgan.pth,w=a", MethodError, "w must be a number; got 'a'"),
         ("codeformer:gfpgan.pth,weight=1", MethodError, "no option 'weight'; it takes w"),
-        ("gfpgan:gfpgan.pth,w=1", MethodError, "no option 'w'; it takes none"),
+        ("restoreformer:gfpgan.pth,w=1", MethodError, "no option 'w'; it takes none"),
+        ("gfpgan:gfpgan.pth,noise=0.5", MethodError, "noise must be 0"),
         ("bicubic,size=0.5", MethodError, "size must be a whole number"),
     ],
 )
