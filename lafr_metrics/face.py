@@ -21,9 +21,9 @@ _HEATMAP = 64
 class Deg:
     """Angle in degrees between ArcFace embeddings of two aligned faces, 0 to 180; lower is more alike.
 
-    As VQFR's metric_paper/calculate_cos_dist.py: OpenCV's gray image, resized to 128 x 128 by its bilinear filter
-    (which does not antialias), ``(x - 127.5) / 127.5``. VQFR leaves angles under 1 degree out of its mean, as copies
-    of the reference; here they count.
+    As VQFR's metric_paper/calculate_cos_dist.py: the gray image OpenCV reads of a PNG file, resized to 128 x 128 by its
+    bilinear filter (which does not antialias), ``(x - 127.5) / 127.5``. VQFR leaves angles under 1 degree out of its
+    mean, as copies of the reference; here they count.
 
     Args:
         device: where the net runs.
@@ -40,7 +40,7 @@ class Deg:
 
     def embed(self, face: np.ndarray) -> np.ndarray:
         """(H, W, 3) BGR uint8 -> embedding (512,), float64, not normalised."""
-        gray = cv2.resize(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), (128, 128), interpolation=cv2.INTER_LINEAR)
+        gray = cv2.resize(gray_of_png(face), (128, 128), interpolation=cv2.INTER_LINEAR)
         x = torch.from_numpy((gray.astype(np.float32) - 127.5) / 127.5)[None, None]
         return self.net(x.to(self.device))[0].double().cpu().numpy()
 
@@ -48,6 +48,15 @@ class Deg:
         """Angle between restored image and reference."""
         restored, reference = pair.arrays
         return angle(self.embed(restored), self.embed(reference))
+
+
+def gray_of_png(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) BGR uint8 -> (H, W) uint8, what ``cv2.imread(path, 0)`` would give of the image saved as PNG.
+
+    That decoder cuts fractions off, where ``cv2.cvtColor`` rounds: half a level darker.
+    """
+    _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> float:

@@ -49,7 +49,7 @@ class Gaussian:
         features = features.astype(np.float64)
         mean = features.mean(axis=0)
         root = (features - mean) / np.sqrt(count - 1)
-        return cls(mean, np.linalg.qr(root, mode="r") if count > dimensions else root)
+        return cls(mean, np.asarray(np.linalg.qr(root, mode="r")) if count > dimensions else root)
 
     @classmethod
     def of_file(cls, path: Path) -> Gaussian:

@@ -60,7 +60,10 @@ def _build(name: str, path: Path) -> nn.Module:
     else:
         from pyiqa.archs import maniqa_arch
 
-        options = {"maniqa": {"train_dataset": "koniq", "scale": 0.8}, "maniqa_pipal": {"train_dataset": "pipal"}}
+        options: dict[str, dict[str, Any]] = {
+            "maniqa": {"train_dataset": "koniq", "scale": 0.8},
+            "maniqa_pipal": {"train_dataset": "pipal"},
+        }
         with _without_pretraining(maniqa_arch.timm):
             net = maniqa_arch.MANIQA(pretrained=False, **options[name])
     load_strict(net, load_state_dict(path), path)

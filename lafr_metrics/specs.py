@@ -70,8 +70,8 @@ _SPECS = (
         "lower",
         True,
         "image",
-        "degrees between ArcFace ResNet-18 (IRBlock, no SE) embeddings, OpenCV gray, bilinear to 128 x 128 without "
-        "antialiasing; angles under 1 degree are kept in the mean (VQFR drops them)",
+        "degrees between ArcFace ResNet-18 (IRBlock, no SE) embeddings, gray as OpenCV reads PNG files, bilinear to "
+        "128 x 128 without antialiasing; angles under 1 degree are kept in the mean (VQFR drops them)",
         "own, as VQFR",
         ("arcface-resnet18",),
         aligned=True,
