@@ -92,11 +92,12 @@ class FusedConv2d(nn.Module):
         height, width = grow * x.shape[2], grow * x.shape[3]
         n_out = self.conv.out_channels
         if not self.upsample and not kernels.prefers_winograd(len(x), height, width):
-            out = kernels.direct(x, self._weight("direct"), self._weight("bias")[:n_out], affine, self.silu)
-            return (out if residual is None else out.add_(residual)).to(x.dtype)
+            small = kernels.direct(x, self._weight("direct"), self._weight("bias")[:n_out], affine, self.silu)
+            return (small if residual is None else small.add_(residual)).to(x.dtype)
         # The kernels write whole vectors of channels; a residual can only be fused where there is nothing to cut off.
         fits = n_out % LANES == 0
-        fused, out = None, None
+        fused: Tensor | None = None
+        out: Tensor | None = None
         if fits and residual is not None and residual.dtype == x.dtype:
             fused = residual.contiguous(memory_format=torch.channels_last)
             out = fused if overwrite else None
