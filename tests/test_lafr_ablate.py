@@ -103,6 +103,8 @@ def test_merge():
     assert "alignment_weights" in BASE["network_g"]
     other = merge(BASE, {"network_g": {"alignment": {"type": "FaithDiffAlignment", "width": 8}}}, "x", [BASE])
     assert other["network_g"]["alignment"] == {"type": "FaithDiffAlignment", "width": 8}
+    few = merge(BASE, {"datasets": {"val": {"cache": True}}}, "x", [BASE])  # which only the training set has
+    assert few["datasets"]["val"]["cache"] is True
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,17 @@ def _names(
     if made is not None:
         names = set(inspect.signature(made).parameters) - {"latent_channels"} | {"type"}
         return names | {"start_iter"} if place == ("train", "gan_opt") else names
+    places = {place}
+    if place[:1] == ("datasets",) and len(place) == 2:  # what one set may have is known for the others, too
+        places = {("datasets", name) for options in known for name in options["datasets"]}
     names = set()
     for options in known:
-        node: Any = options
-        for key in place:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        if isinstance(node, Mapping):
-            names |= set(node)
+        for path in places:
+            node: Any = options
+            for key in path:
+                node = node.get(key) if isinstance(node, Mapping) else None
+            if isinstance(node, Mapping):
+                names |= set(node)
     return names
 
 
