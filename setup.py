@@ -61,7 +61,7 @@ setup(
         # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
     ],
     extras_require={
-        "metrics": ["pyiqa==0.1.16"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial licence, see docs/metrics.md
+        "metrics": ["pyiqa==0.1.16", "packaging"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         "baselines": BASELINES,
         # ruff and mypy to the minor version: another would format or judge otherwise

@@ -18,7 +18,7 @@ def encoder_hash(net: Any) -> str:
     for name, value in sorted(net.vae.state_dict().items()):
         if not name.startswith(("decoder.", "post_quant_conv.")):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -159,7 +159,7 @@ def test_aligned_faces(script: ModuleType, tmp_path: Path, flag: str, capsys: py
     [
         (["-i", "no/such/path"], "no/such/path: no such file or folder"),
         (["-i", str(ROOT / "tests"), "-w", "2"], "--weight must be within 0 to 1"),
-        (["-i", str(ROOT / "setup.py"), "--model", "nothing"], "pass one of mini or a folder"),
+        (["-i", str(ROOT / "setup.py"), "--model", "nothing"], "pass one of mini, a folder"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
