@@ -128,6 +128,12 @@ def _buffer(name: str, size: int) -> Tensor:
     return buffer
 
 
+def _reading(x: Tensor, affine: tuple[Tensor, Tensor] | None, silu: bool) -> tuple[int | None, int | None, int, int]:
+    """What a kernel is told of the map it reads: pointers to scale and shift, what to apply, whether it is bfloat16."""
+    scale, shift = (t.data_ptr() for t in affine) if affine is not None else (None, None)
+    return scale, shift, int(silu) + 2 * int(affine is not None), int(x.dtype == torch.bfloat16)
+
+
 class Kernels:
     """The compiled functions, on tensors. Maps are (B, C, H, W) in channels_last on the CPU, float32 or bfloat16, with
     C a multiple of :data:`LANES`; arithmetic is in float32.
@@ -216,8 +222,7 @@ class Kernels:
         # Few enough that the transformed tiles stay in the cache, many enough for the matrix product.
         count = min(tiles, max(128, 65536 // (channels + n_out)))
         scratch = _buffer("tiles", 36 * count * (channels + n_out))
-        scale, shift = (t.data_ptr() for t in affine) if affine is not None else (None, None)
-        act, half = int(silu) + 2 * int(affine is not None), int(x.dtype == torch.bfloat16)
+        scale, shift, act, half = _reading(x, affine, silu)
         added = None if residual is None else residual.data_ptr()
         for first in range(0, tiles, count):
             n = min(count, tiles - first)
@@ -248,8 +253,7 @@ class Kernels:
         """
         batch, channels, height, width = x.shape
         pixels = batch * height * width
-        scale, shift = (t.data_ptr() for t in affine) if affine is not None else (None, None)
-        act, half = int(silu) + 2 * int(affine is not None), int(x.dtype == torch.bfloat16)
+        scale, shift, act, half = _reading(x, affine, silu)
         patches = _buffer("patches", 9 * channels * pixels)[: 9 * channels * pixels].view(pixels, 9 * channels)
         self._patches(x.data_ptr(), scale, shift, patches.data_ptr(), batch, height, width, channels, act, half)
         return torch.addmm(bias, patches, weight.t()).view(batch, height, width, -1).permute(0, 3, 1, 2)
