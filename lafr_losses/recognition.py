@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
-from lafr_losses.common import freeze
 
 # Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
 # MobileFaceNet_Pytorch).
@@ -67,7 +66,7 @@ class MobileFaceNetFace(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.network = freeze(MobileFaceNet.from_checkpoint(path))
+        self.network = MobileFaceNet.from_checkpoint(path)
 
     def forward(self, face: Tensor) -> Tensor:
         """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> embeddings (B, 128), not normalised."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,17 @@ _PACKAGES = (
     "lafr", "torch", "torchvision", "numpy", "scipy", "opencv-python", "pillow", "basicsr", "facexlib", "lpips",
     "pyiqa",
 )  # fmt: skip
+
+
+@contextmanager
+def _noting(errors: dict[str, str] | None, *names: str) -> Iterator[None]:
+    """Note a MetricError as these metrics' error and go on; raise it where there is nowhere to note it."""
+    try:
+        yield
+    except MetricError as error:
+        if errors is None:
+            raise
+        errors.update(dict.fromkeys(names, str(error)))
 
 
 class Suite:
@@ -101,12 +113,8 @@ class Suite:
         pair = ImagePair(restored, reference, self.device)
         values: dict[str, float] = {}
         for name, metric in self._image.items():
-            try:
+            with _noting(errors, name):
                 values[name] = pair.measure(METRICS[name], metric)
-            except MetricError as error:
-                if errors is None:
-                    raise
-                errors[name] = str(error)
         return values
 
     def measure_set(
@@ -133,20 +141,11 @@ class Suite:
         values: dict[str, float] = {}
         if self._fid is None or not names:
             return values
-        try:
+        with _noting(errors, *names):
             restored = self._gaussian(self._fid, restored_paths, "FID, restored", errors, progress)
-        except MetricError as error:
-            if errors is None:
-                raise
-            errors.update(dict.fromkeys(names, str(error)))
-            return values
-        for name in names:
-            try:
-                values[name] = frechet_distance(restored, self._other(name, reference_paths, errors, progress))
-            except MetricError as error:
-                if errors is None:
-                    raise
-                errors[name] = str(error)
+            for name in names:
+                with _noting(errors, name):
+                    values[name] = frechet_distance(restored, self._other(name, reference_paths, errors, progress))
         return values
 
     def _other(
