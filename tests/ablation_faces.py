@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
+import pytest
 import torch
 
 from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
+from lafr.ablations.runs import Planner
+from lafr.ablations.tables import read_ablations
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from stage_options import batch
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_arcface, write_bfm, write_clip, write_d3dfr
 
+ABLATIONS = read_ablations()
 SIZES = {"mini": MINI_IMAGE_SIZE, "full": SD_IMAGE_SIZE}
+
+
+@cache
+def planner(scale: str) -> Planner:
+    """The planner of a scale's trainings, for plans alone: nothing is written."""
+    return Planner(ABLATIONS, scale, Path("out"))
+
+
+def find_weights_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let weights be found in what :func:`write_workspace` wrote, and nowhere else."""
+    monkeypatch.setenv("LAFR_WEIGHTS", str(root / "weights"))
+    for name in ("HF_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(root / "none"))
 
 
 def write_workspace(root: Path) -> Path:

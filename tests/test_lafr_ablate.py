@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import lafr
 
 lafr.register()
 
-from ablation_faces import tiny_settings, write_workspace  # noqa: E402
+from ablation_faces import ABLATIONS, find_weights_in, planner, tiny_settings, write_workspace  # noqa: E402
 from lafr.ablations.deltas import AblationError, merge  # noqa: E402
 from lafr.ablations.experiment import Request, run_table  # noqa: E402
 from lafr.ablations.report import paired_difference, spread  # noqa: E402
@@ -24,8 +23,6 @@ from lafr.cli import main  # noqa: E402
 from lafr.options import load_yaml  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 
-ABLATIONS = read_ablations()
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,14 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAFR_WEIGHTS", str(root / "weights"))
-    for name in ("HF_HOME", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(root / "none"))
-
-
-@cache
-def planner(scale: str) -> Planner:
-    return Planner(ABLATIONS, scale, Path("out"))
+    find_weights_in(root, monkeypatch)
 
 
 def plan(row: Row, scale: str) -> list[Run]:

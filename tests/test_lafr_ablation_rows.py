@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import lafr
 
 lafr.register()
 
-from ablation_faces import SIZES, tiny_losses, write_workspace  # noqa: E402
-from lafr.ablations.runs import Planner, Run  # noqa: E402
-from lafr.ablations.tables import COSTS, Row, read_ablations  # noqa: E402
+from ablation_faces import ABLATIONS, SIZES, find_weights_in, planner, tiny_losses, write_workspace  # noqa: E402
+from lafr.ablations.runs import Run  # noqa: E402
+from lafr.ablations.tables import COSTS, Row  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.lora import LORA_TARGETS, lora_layers  # noqa: E402
 from lafr_arch.static_unet import StaticUNet  # noqa: E402
@@ -24,7 +23,6 @@ from lafr_data.degradation_dataset import FaceDegradationDataset  # noqa: E402
 from lafr_metrics.specs import METRICS  # noqa: E402
 from lafr_models.image_losses import ImageLosses  # noqa: E402
 
-ABLATIONS = read_ablations()
 ALL_ROWS = [(table, row, scale) for table in ABLATIONS.tables.values() for row in table.rows for scale in row.scales]
 
 
@@ -45,14 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAFR_WEIGHTS", str(root / "weights"))
-    for name in ("HF_HOME", "TORCH_HOME"):
-        monkeypatch.setenv(name, str(root / "none"))
-
-
-@cache
-def planner(scale: str) -> Planner:
-    return Planner(ABLATIONS, scale, Path("out"))
+    find_weights_in(root, monkeypatch)
 
 
 _PLANS: dict[tuple[int, str], list[Run]] = {}
