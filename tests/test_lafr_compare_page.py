@@ -203,8 +203,9 @@ def test_viewer_by_keys(page: Callable[[str], Browser]) -> None:
     assert viewer(shown)["name"] == "b.png", "the last one"
     assert "face=b_00" in shown.run("return location.hash")
     shown.press("escape")
-    wait_until(lambda: not viewer(shown)["open"])
-    assert shown.run("return document.activeElement.closest('li').dataset.id") == "b_00", "focus goes back to the row"
+    focused = "const row = document.activeElement.closest('li'); return row && row.dataset.id"
+    wait_until(lambda: shown.run(focused) == "b_00")  # the event of closing comes a moment after the closing
+    assert not viewer(shown)["open"]
 
 
 def test_viewer_by_pointer_and_address(page: Callable[[str], Browser]) -> None:
