@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from lafr.batching import FaceRunner
 from lafr.detectors import Detector, build_detector
 from lafr.images import Photo, read_image, to_uint8
 from lafr.networks import load_network, pick_device
+from lafr.results import RestoredPhoto
 
 logger = logging.getLogger(__name__)
 
@@ -36,49 +37,6 @@ class BackgroundUpsampler(Protocol):
 
     def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, Any]:
         """Return the enlarged (H, W, 3) BGR picture first."""
-
-
-@dataclass
-class RestoredPhoto:
-    """All that is known of one photo: the names are those that callers of `GFPGANer.face_helper` use.
-
-    Lists have one entry a face, faces from left to right.
-
-    Attributes:
-        input_img: (H, W, 3) BGR uint8 or uint16, or None where the photo could not be read.
-        upscale_factor: enlargement asked for.
-        face_size: side of the crops in pixels.
-        det_faces: (5,) float: x0, y0, x1, y1 in photo pixels, score.
-        all_landmarks_5: (5, 2) photo pixels.
-        affine_matrices: (2, 3), photo pixels to crop pixels.
-        cropped_faces: (S, S, 3) BGR of the photo's type, what the network saw.
-        restored_faces: (S, S, 3) BGR of the photo's type.
-        restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
-        restored_alpha: (H * upscale, W * upscale) or None.
-        photo: the photo as read, with its metadata.
-        error: why this photo was not restored, or None.
-    """
-
-    upscale_factor: float
-    face_size: int
-    input_img: np.ndarray | None = None
-    det_faces: list[np.ndarray] = field(default_factory=list)
-    all_landmarks_5: list[np.ndarray] = field(default_factory=list)
-    affine_matrices: list[np.ndarray] = field(default_factory=list)
-    cropped_faces: list[np.ndarray] = field(default_factory=list)
-    restored_faces: list[np.ndarray] = field(default_factory=list)
-    restored_img: np.ndarray | None = None
-    restored_alpha: np.ndarray | None = None
-    photo: Photo | None = None
-    error: Exception | None = None
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Exact enlargement in x and y: whole pixels make it differ a little from `upscale_factor`."""
-        if self.input_img is None or self.restored_img is None:
-            return self.upscale_factor, self.upscale_factor
-        height, width = self.input_img.shape[:2]
-        return self.restored_img.shape[1] / width, self.restored_img.shape[0] / height
 
 
 @dataclass

@@ -20,6 +20,7 @@ from lafr.demo import PORTRAITS, write_samples
 from lafr.images import read_image
 from lafr.networks import MODELS
 from lafr.restorer import LAFRer
+from lafr.results import ResultFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +62,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         options = {"upscale": args.upscale, "batch_size": args.batch_size}  # type: ignore[attr-defined]
         return LAFRer(model=Negative(), detection_model=Everywhere(), device="cpu", **options)
 
-    monkeypatch.setattr(restore, "_build", build)
+    monkeypatch.setattr(restore, "build_restorer", build)
     return module
 
 
@@ -179,7 +180,7 @@ def test_interrupted_runs_leave_whole_files_and_continue(
 ):
     for name in ("a.png", "b.png", "c.png"):
         cv2.imwrite(str(tmp_path / name), color())
-    write, count = restore._write, 0
+    write, count = ResultFolder.write, 0
 
     def interrupted(*arguments: object) -> None:
         nonlocal count
@@ -190,10 +191,10 @@ def test_interrupted_runs_leave_whole_files_and_continue(
 
     out = tmp_path / "out"
     command = ["-i", str(tmp_path), "-o", str(out), "--batch_size", "1"]
-    monkeypatch.setattr(restore, "_write", interrupted)
+    monkeypatch.setattr(ResultFolder, "write", interrupted)
     assert script.main(command) == 130
     assert files(out / "restored_imgs") == ["a.png"]
-    monkeypatch.setattr(restore, "_write", write)
+    monkeypatch.setattr(ResultFolder, "write", write)
     assert script.main(command) == 0
     assert "2 photos written (2 faces restored, 0 photos without a face), 1 skipped" in capsys.readouterr().out
     assert files(out / "restored_imgs") == ["a.png", "b.png", "c.png"]

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -22,7 +21,8 @@ from lafr.weights import WeightsError
 
 if TYPE_CHECKING:
     from lafr.demo import Sample
-    from lafr.restorer import LAFRer, RestoredPhoto
+    from lafr.restorer import LAFRer
+    from lafr.results import RestoredPhoto, ResultFolder
 
 HELP = "restore the faces of photos"
 
@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--demo", action="store_true", help="restore sample portraits, degraded on the spot")
     add = parser.add_argument
     add("-o", "--output", "--output_path", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--overwrite", action="store_true", help="do photos again whose results exist")
+    add_result_arguments(parser)
+
+
+def add_result_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how photos are restored and what is written of them."""
+    add = parser.add_argument
     add("-s", "--upscale", type=float, default=2, metavar="X", help="enlargement of the photo (default: 2)")
     add(
         "-w",
@@ -82,16 +89,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="arithmetic of the network")
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
-    add("--overwrite", action="store_true", help="do photos again whose results exist")
 
 
 def run(args: argparse.Namespace) -> int:
     """Restore; return the exit status: 0, 1 (a photo failed or had no face) or 2 (nothing could be done)."""
     from lafr.images import ImageError, list_images  # with all that follows: imports that take seconds
+    from lafr.results import ResultFolder
 
     if not 0 <= args.weight <= 1:
         return _stop(f"--weight must be within 0 to 1; got {args.weight:g}")
     samples: dict[Path, Sample] = {}
+    files = ResultFolder(args.output, args.aligned, args.suffix, args.ext, args.draw_box)
     try:
         if args.demo:
             from lafr.demo import write_samples
@@ -99,17 +107,17 @@ def run(args: argparse.Namespace) -> int:
             samples = {sample.path: sample for sample in write_samples(args.output / "inputs")}
         paths = list(samples) if args.demo else list_images(args.input)
         names = output_names(paths)
-        done = [] if args.overwrite or args.demo else [p for p in paths if _exists(args, names[p])]
+        done = [] if args.overwrite or args.demo else [p for p in paths if files.exists(names[p])]
         todo = [p for p in paths if p not in set(done)]
         for path in done:
             print(f"{path}: skipped, its result exists (--overwrite does it again)")
-        restorer = _build(args) if todo else None
+        restorer = build_restorer(args) if todo else None
     except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
         return _stop(str(error))
     counts: Counter[str] = Counter(skipped=len(done))
     if restorer is not None:
         try:
-            _restore(args, restorer, {path: names[path] for path in todo}, samples, counts)
+            _restore(args, restorer, files, {path: names[path] for path in todo}, samples, counts)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
@@ -143,7 +151,8 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _build(args: argparse.Namespace) -> LAFRer:
+def build_restorer(args: argparse.Namespace) -> LAFRer:
+    """Build the restorer that the arguments of `add_result_arguments` describe."""
     from lafr.networks import pick_device
     from lafr.restorer import LAFRer
 
@@ -168,6 +177,7 @@ def _build(args: argparse.Namespace) -> LAFRer:
 def _restore(
     args: argparse.Namespace,
     restorer: LAFRer,
+    files: ResultFolder,
     todo: dict[Path, str],
     samples: dict[Path, Sample],
     counts: Counter[str],
@@ -180,7 +190,7 @@ def _restore(
             try:
                 if result.error is not None:
                     raise result.error
-                _write(args, path, name, result)
+                files.write(path, name, result)
                 if path in samples:
                     _write_comparison(args, samples[path], result)
             except Exception as error:  # the rest of the folder goes on
@@ -196,65 +206,11 @@ def _restore(
             progress.update()
 
 
-def _write(args: argparse.Namespace, path: Path, name: str, result: RestoredPhoto) -> None:
-    """Write a photo's faces, then the photo: when that is there, all is there."""
-    from lafr.faces import draw_box
-    from lafr.images import write_image
-
-    photo, out = result.photo, args.output
-    profile = photo.icc_profile if photo is not None else None
-    for index, (crop, face) in enumerate(zip(result.cropped_faces, result.restored_faces, strict=True)):
-        face_name = f"{name}_{index:02d}"
-        write_image(out / "cropped_faces" / f"{face_name}.png", crop, icc_profile=profile)
-        write_image(out / "cmp" / f"{face_name}.png", np.hstack((crop, face)), icc_profile=profile)
-        restored_name = f"{face_name}{_tail(args)}.png"
-        write_image(out / "restored_faces" / restored_name, face, icc_profile=profile)
-    image = result.restored_img
-    if image is None or photo is None:
-        return
-    if args.draw_box:
-        for matrix in result.affine_matrices:
-            draw_box(image, matrix, result.face_size, result.scale)
-    write_image(
-        out / "restored_imgs" / f"{name}{_tail(args)}{_extension(args.ext, path, result)}",
-        image,
-        alpha=result.restored_alpha,
-        gray=photo.gray,
-        icc_profile=profile,
-        exif=photo.exif,
-    )
-
-
 def _write_comparison(args: argparse.Namespace, sample: Sample, result: RestoredPhoto) -> None:
     from lafr.demo import write_comparison
 
     if result.restored_img is not None:
         write_comparison(args.output / "cmp" / sample.path.name, sample, result.restored_img)
-
-
-def _tail(args: argparse.Namespace) -> str:
-    return f"_{args.suffix}" if args.suffix else ""
-
-
-def _extension(ext: str, path: Path, result: RestoredPhoto) -> str:
-    """Return the suffix of a whole photo; `auto` keeps the input's where it can hold the result, else takes PNG."""
-    from lafr.images import MAX_SIDE, OUTPUT_SUFFIXES
-
-    if ext != "auto":
-        return f".{ext}"
-    suffix = path.suffix.lower()
-    image = result.restored_img
-    fits = image is not None and max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
-    return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
-
-
-def _exists(args: argparse.Namespace, name: str) -> bool:
-    from lafr.images import OUTPUT_SUFFIXES
-
-    if args.aligned:
-        return (args.output / "restored_faces" / f"{name}_00{_tail(args)}.png").exists()
-    suffixes = OUTPUT_SUFFIXES if args.ext == "auto" else (f".{args.ext}",)
-    return any((args.output / "restored_imgs" / f"{name}{_tail(args)}{suffix}").exists() for suffix in suffixes)
 
 
 def _stop(message: str) -> int:

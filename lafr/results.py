@@ -1,0 +1,138 @@
+"""What a restored photo is, and how its files are written. Needs no PyTorch.
+
+Every file is written whole or not at all, and a photo's last file when all others are there: where that is, all is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lafr.faces import draw_box
+from lafr.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
+
+FACE_FOLDERS = ("cropped_faces", "cmp", "restored_faces")
+"""Folders with one file a face, in the order of writing: as cropped, both side by side, as restored."""
+
+
+@dataclass
+class RestoredPhoto:
+    """All that is known of one photo: the names are those that callers of `GFPGANer.face_helper` use.
+
+    Lists have one entry a face, faces from left to right.
+
+    Attributes:
+        input_img: (H, W, 3) BGR uint8 or uint16, or None where the photo could not be read.
+        upscale_factor: enlargement asked for.
+        face_size: side of the crops in pixels.
+        det_faces: (5,) float: x0, y0, x1, y1 in photo pixels, score.
+        all_landmarks_5: (5, 2) photo pixels.
+        affine_matrices: (2, 3), photo pixels to crop pixels.
+        cropped_faces: (S, S, 3) BGR of the photo's type, what the network saw.
+        restored_faces: (S, S, 3) BGR of the photo's type.
+        restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
+        restored_alpha: (H * upscale, W * upscale) or None.
+        photo: the photo as read, with its metadata.
+        error: why this photo was not restored, or None.
+    """
+
+    upscale_factor: float
+    face_size: int
+    input_img: np.ndarray | None = None
+    det_faces: list[np.ndarray] = field(default_factory=list)
+    all_landmarks_5: list[np.ndarray] = field(default_factory=list)
+    affine_matrices: list[np.ndarray] = field(default_factory=list)
+    cropped_faces: list[np.ndarray] = field(default_factory=list)
+    restored_faces: list[np.ndarray] = field(default_factory=list)
+    restored_img: np.ndarray | None = None
+    restored_alpha: np.ndarray | None = None
+    photo: Photo | None = None
+    error: Exception | None = None
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Exact enlargement in x and y: whole pixels make it differ a little from `upscale_factor`."""
+        if self.input_img is None or self.restored_img is None:
+            return self.upscale_factor, self.upscale_factor
+        height, width = self.input_img.shape[:2]
+        return self.restored_img.shape[1] / width, self.restored_img.shape[0] / height
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The folder that results are written to, and what is written.
+
+    A photo's name may have folders in it; they are kept below each of the result's folders.
+
+    Attributes:
+        out: the folder.
+        aligned: the photos are aligned faces, which have no whole photo.
+        suffix: appended to the names of restored faces and photos: NAME_SUFFIX.png.
+        ext: format of whole photos: jpg, png, webp, or auto for the input's where it can hold the result, else png.
+        draw_box: outline the restored faces in the whole photos.
+        face_folders: those of `FACE_FOLDERS` that are written; of aligned faces restored_faces always is.
+    """
+
+    out: Path
+    aligned: bool = False
+    suffix: str = ""
+    ext: str = "auto"
+    draw_box: bool = False
+    face_folders: tuple[str, ...] = FACE_FOLDERS
+
+    def write(self, path: Path, name: str, result: RestoredPhoto) -> None:
+        """Write a photo's faces, then the photo: when that is there, all is there.
+
+        Args:
+            path: the photo's file, whose format `auto` keeps.
+            name: name of the results, without a suffix.
+            result: of the restorer; its `error` is None.
+
+        Raises:
+            ImageError: a file cannot be written.
+        """
+        photo = result.photo
+        profile = photo.icc_profile if photo is not None else None
+        for index, (crop, face) in enumerate(zip(result.cropped_faces, result.restored_faces, strict=True)):
+            face_name = f"{name}_{index:02d}"
+            if "cropped_faces" in self.face_folders:
+                write_image(self.out / "cropped_faces" / f"{face_name}.png", crop, icc_profile=profile)
+            if "cmp" in self.face_folders:
+                write_image(self.out / "cmp" / f"{face_name}.png", np.hstack((crop, face)), icc_profile=profile)
+            if self.aligned or "restored_faces" in self.face_folders:
+                restored_name = f"{face_name}{self._tail}.png"
+                write_image(self.out / "restored_faces" / restored_name, face, icc_profile=profile)
+        image = result.restored_img
+        if image is None or photo is None:
+            return
+        if self.draw_box:
+            for matrix in result.affine_matrices:
+                draw_box(image, matrix, result.face_size, result.scale)
+        write_image(
+            self.out / "restored_imgs" / f"{name}{self._tail}{self._extension(path, image)}",
+            image,
+            alpha=result.restored_alpha,
+            gray=photo.gray,
+            icc_profile=profile,
+            exif=photo.exif,
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether the last file of a photo is there, and with it all others."""
+        if self.aligned:
+            return (self.out / "restored_faces" / f"{name}_00{self._tail}.png").exists()
+        suffixes = OUTPUT_SUFFIXES if self.ext == "auto" else (f".{self.ext}",)
+        return any((self.out / "restored_imgs" / f"{name}{self._tail}{suffix}").exists() for suffix in suffixes)
+
+    @property
+    def _tail(self) -> str:
+        return f"_{self.suffix}" if self.suffix else ""
+
+    def _extension(self, path: Path, image: np.ndarray) -> str:
+        if self.ext != "auto":
+            return f".{self.ext}"
+        suffix = path.suffix.lower()
+        fits = max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
+        return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
