@@ -57,6 +57,7 @@ setup(
         "matplotlib>=3.7",  # carries one of the sample portraits; facexlib needs it anyway
         "pyyaml>=6.0",
         "tqdm>=4.65",
+        "filelock>=3.12",
         "lmdb>=1.4",
         # TensorBoard comes with basicsr, as tb-nightly; both names install the same files
     ],

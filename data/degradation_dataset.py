@@ -30,6 +30,8 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
         gt_only: true for no degradation (``lq`` is ``gt``), in place of ``degradation``. Default false.
         use_hflip: flip half of the images. Default true.
         crop_size: random crop of this side from both images, after the degradation. Default none.
+        n_draws: how many different pairs an image gives. Default none: each draw is a new one. With it LQ
+            latents can be kept too (``train: latent_cache``).
         n_images, n_images_seed: random subset and its seed. Default all, 0.
         cache: keep the decoded images in memory (3 bytes a pixel). Default false.
         io_backend: ``{type: disk}`` or ``{type: lmdb}``. Default by the path's end.
@@ -49,6 +51,7 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
         self._crop = options.optional_integer("crop_size")
         if self._crop is not None and self._crop > size:
             raise ValueError(f"crop_size: {self._crop} is larger than image_size: {size}")
+        self._n_draws = options.optional_integer("n_draws")
         gt_only, degradation = options.flag("gt_only"), options.get("degradation")
         if gt_only == (degradation is not None):
             raise ValueError("FaceDegradationDataset: give either `degradation` or `gt_only: true`")
@@ -62,7 +65,7 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""
-        rng = item_generator(self.seed, index)
+        rng = item_generator(self.seed, index, self._n_draws)
         gt = self._faces.image(index)
         if self._flip and rng.random() < 0.5:
             gt = gt[:, ::-1].copy()

@@ -31,13 +31,16 @@ class Draw(int):
         return int(self), self.draw
 
 
-def item_generator(seed: int, index: int) -> np.random.Generator:
+def item_generator(seed: int, index: int, n_draws: int | None = None) -> np.random.Generator:
     """Return the generator of a dataset item's random transforms, a function of ``seed``, index and draw.
+
+    ``n_draws`` is how many different generators an index has; None for a new one each draw.
 
     A plain ``int`` is draw 0: it gives the same pair each time it is asked for, which suits looking at a
     dataset; training needs :class:`ResumableSampler`.
     """
-    return np.random.default_rng([seed, int(index), getattr(index, "draw", 0)])
+    draw = getattr(index, "draw", 0)
+    return np.random.default_rng([seed, int(index), draw if n_draws is None else draw % n_draws])
 
 
 class ResumableSampler(Sampler[int]):

@@ -235,19 +235,21 @@ class LAFRNet(nn.Module):
             return (self.vae.decode(latent).sample + 1) / 2
         return (self.vae.decode(latent.to(self.decoder_dtype)).sample.float() + 1) / 2
 
-    def forward(self, lq: Tensor, output: str = "image") -> Tensor:
+    def forward(self, lq: Tensor, output: str = "image", latent: Tensor | None = None) -> Tensor:
         """Restore faces.
 
         Args:
             lq: (B, 3, H, W) RGB in [0, 1]; trained for H = W = ``image_size``.
             output: how far to go: ``aligned`` or ``restored`` latents, or the ``image``.
+            latent: what ``encode`` gives for ``lq``, where it is at hand.
 
         Returns:
             The image has the shape of ``lq`` and is clamped to [0, 1] in eval mode. In training mode it is not clamped,
             since the clamp's gradient is zero where a pixel is furthest off.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trains(self.vae)):
-            latent = self.encode(lq)
+        if latent is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trains(self.vae)):
+                latent = self.encode(lq)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (latent.requires_grad or trains(self.alignment))):
             latent = self.align(latent)
         if output == "aligned":

@@ -54,9 +54,16 @@ class LAFRAlignModel(TrainingModel):
         with torch.no_grad():
             return self.bare_g.encode(images) if self.latent_cache is None else self.latent_cache.encode(images)
 
+    def _lq_latents(self, images: Tensor) -> Tensor:
+        """Latents of LQ images, from the cache where they come back."""
+        if self.latent_cache is not None and self.latent_cache.keep_lq:
+            return self.latent_cache.encode(images)
+        with torch.no_grad():
+            return self.bare_g.encode(images)
+
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         target = self._hq_latents(data["gt"])
-        self.output = self.net_g(data["lq"], output="aligned")
+        self.output = self.net_g(data["lq"], output="aligned", latent=self._lq_latents(data["lq"]))
         losses = {"l_align": F.l1_loss(self.output, target)}
         if self.moment_weight > 0 and current_iter > self.moment_start:
             losses["l_moment"] = self.moment_weight * moment_distance(self.output, target)
@@ -87,7 +94,7 @@ class LAFRAlignModel(TrainingModel):
         due = self.reseed_every > 0 and current_iter % self.reseed_every == 0 and current_iter <= self.reseed_until
         if self.codebooks and due:
             with torch.no_grad():
-                self._with_features(self.bare_g.encode(self.data["lq"]), Codebook.reseed)
+                self._with_features(self._lq_latents(self.data["lq"]), Codebook.reseed)
         for codebook in self.codebooks:
             self.log_dict.update(codebook.statistics())
 

@@ -1,4 +1,4 @@
-"""HQ latents kept on disk, so that stage 1 encodes each image once instead of once a pass."""
+"""Latents kept on disk, so that stage 1 encodes each image once instead of once a pass."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class LatentCache:
     Args:
         folder: created where missing; may be shared by runs, since each encoder has a subfolder of its own.
         net: the LAFRNet that encodes what is not there yet.
+        keep_lq: whether LQ images come back (the dataset's ``n_draws``), so that their latents are worth keeping.
     """
 
-    def __init__(self, folder: str | Path, net: Any) -> None:
+    def __init__(self, folder: str | Path, net: Any, keep_lq: bool = False) -> None:
         self.net = net
+        self.keep_lq = keep_lq
         self.folder = Path(folder).expanduser() / encoder_hash(net)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,9 +49,10 @@ class LatentCache:
             return None
         if net.sample_latent:
             raise ValueError("train: latent_cache: latents that are sampled (sample_latent) cannot be kept")
-        if (opt.get("datasets") or {}).get("train", {}).get("crop_size") is not None:
+        dataset = (opt.get("datasets") or {}).get("train", {})
+        if dataset.get("crop_size") is not None:
             raise ValueError("train: latent_cache: latents of random crops (crop_size) cannot be kept")
-        return cls(folder, net)
+        return cls(folder, net, keep_lq=dataset.get("n_draws") is not None)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

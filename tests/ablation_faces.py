@@ -62,6 +62,7 @@ def tiny_losses(train: dict[str, Any], root: Path) -> dict[str, Any]:
         "ArcFaceLoss": {"path": str(root / "arcface.pth")},
         "LPIPSLoss": {"random_backbone": True},
         "DISTSLoss": {"random_backbone": True},
+        "FeatureLoss": {"path": str(root / "weights" / "mb05_120x120.pth")},
     }
     train = copy.deepcopy(train)
     for key, options in train.items():
@@ -80,6 +81,7 @@ def tiny_settings(root: Path, scale: str = "mini") -> list[str]:
         f"network_g:base_model={root / scale}",
         "datasets:train:num_worker_per_gpu=0",
         "datasets:train:batch_size_per_gpu=2",
+        *(["unet:train:feature_opt:path=mb05_120x120.pth"] if scale == "mini" else []),  # by name: a tiny one will do
         "num_gpu=0",
         "train:warmup_iter=-1",
     ]

@@ -77,6 +77,15 @@ def test_draws_of_one_face_differ(faces: Path):
     assert not torch.equal(dataset[0]["lq"], training(faces, use_hflip=False, seed=1)[0]["lq"])
 
 
+def test_n_draws_pairs_come_back(faces: Path):
+    dataset = training(faces, n_draws=3)
+    pairs = [dataset[Draw(1, draw)]["lq"] for draw in range(6)]
+    assert all(torch.equal(first, again) for first, again in zip(pairs[:3], pairs[3:], strict=True))
+    assert len({pair.sum().item() for pair in pairs}) == 3
+    with pytest.raises(ValueError, match="n_draws"):
+        training(faces, n_draws=0)
+
+
 def test_flip_is_the_only_augmentation(faces: Path):
     dataset = training(faces, degradation=None, gt_only=True)
     plain = training(faces, degradation=None, gt_only=True, use_hflip=False)[0]["gt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,25 @@ def test_cached_latents_give_the_same_losses(tmp_path: Path, monkeypatch: pytest
     assert len(list(folder.glob("*/*.npy"))) == 8  # four faces, two orientations
     # LQ latents are made anew each step: 12. Of HQ latents, 16 (with the codebook's start), 8 or none.
     assert (plain_count, first_count, again_count) == (28, 20, 12)
+
+
+def test_lq_latents_are_kept_where_pairs_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opt = align(tmp_path, write_mini_prior(tmp_path / "base"))
+    plain = build(copy.deepcopy(opt))
+    opt["train"]["latent_cache"] = str(tmp_path / "latents")
+    opt["datasets"] = {"train": {"n_draws": 2}}
+    cached, encoded = build(opt), [0]
+    encode = LAFRNet.encode
+
+    def counting(self: LAFRNet, image: torch.Tensor) -> torch.Tensor:
+        encoded[0] += len(image) * (self is cached.bare_g)
+        return encode(self, image)
+
+    monkeypatch.setattr(LAFRNet, "encode", counting)
+    flipped = {key: value.flip(-1) for key, value in batch().items() if key in ("lq", "gt")}
+    for number, item in enumerate((batch(), flipped, batch(), flipped), start=1):
+        assert step(plain, number, item) == step(cached, number, item)
+    assert encoded[0] == 16, "two batches of four pairs, each image once"
 
 
 def test_another_encoder_has_other_entries(tmp_path: Path):

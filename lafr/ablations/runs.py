@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lafr import weights
 from lafr.ablations.deltas import AblationError, Options, assignment_delta, merge
 from lafr.ablations.tables import ROOT, Ablations, Row
@@ -228,12 +230,20 @@ def missing_files(runs: Sequence[Run]) -> str | None:
 def train(run: Run, out: Path, launcher: Path = LAUNCHER) -> None:
     """Run a training to its end by the project's launcher, from where it stopped; nothing where it is finished.
 
+    A training that another process is at is waited for, so that several may work on tables that share trainings.
+
     Raises:
         TrainingError: the launcher failed.
         AblationError: there is no launcher.
     """
-    if run.finished(out):
-        return
+    locks = out / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{run.name}.lock"):
+        if not run.finished(out):
+            _launch(run, out, launcher)
+
+
+def _launch(run: Run, out: Path, launcher: Path) -> None:
     if not launcher.is_file():
         raise AblationError(f"{launcher} does not exist; the ablations are run from a checkout of the repository")
     option_file = out / "options" / f"{run.name}.yml"
