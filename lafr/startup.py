@@ -22,9 +22,10 @@ def required_weights(opt: Mapping[str, Any]) -> list[str]:
     from lafr_losses.common import required_weights as of_loss
     from lafr_metrics.lafr_metric import required_weights as of_metric
 
-    network = opt.get("network_g") or {}
+    networks = [opt.get(key) or {} for key in ("network_g", "network_teacher")]
     # `path` is a baseline's checkpoint.
-    names = [network[key] for key in ("base_model", "path") if network.get(key)]
+    keys = ("base_model", "path", "decoder_weights")
+    names = [network[key] for network in networks for key in keys if network.get(key)]
     for key, options in (opt.get("train") or {}).items():
         if key.endswith("_opt") and options is not None:
             names += of_loss({k: v for k, v in options.items() if k != "start_iter"})

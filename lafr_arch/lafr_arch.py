@@ -23,7 +23,9 @@ from torch import Tensor, nn
 import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
 import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
 from lafr_arch.base_model import VAE_CLASSES, load_base_model
+from lafr_arch.decoder_arch import build_decoder, load_decoder
 from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
+from lafr_arch.part_weights import load_part
 from lafr_arch.static_unet import StaticUNet
 
 FORMAT = "lafr-1"
@@ -105,6 +107,9 @@ class LAFRNet(nn.Module):
             by 14.6, and rounding before the codebook changes which code is nearest. :meth:`save_pretrained` writes the
             decoder with this rounding; ``lafr export`` reads the base model afresh.
         image_size: side of the faces in pixels; 8 times the UNet's sample size by default.
+        decoder: another decoder in the place of the VAE's, as a mapping with ``type`` (SmallDecoder or TAESDDecoder)
+            and its arguments: faster, with images that differ. None for the VAE's own.
+        decoder_weights: its weights, as :func:`lafr_arch.decoder_arch.load_decoder` takes them.
     """
 
     def __init__(
@@ -123,8 +128,12 @@ class LAFRNet(nn.Module):
         gradient_checkpointing: bool = False,
         decoder_dtype: str = "fp32",
         image_size: int | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        decoder_weights: str | None = None,
     ) -> None:
         super().__init__()
+        if (decoder is None) != (decoder_weights is None):
+            raise ValueError("network_g: decoder and decoder_weights need each other")
         if lora is not None and train_unet:
             raise ValueError("network_g: lora and train_unet: true exclude each other")
         base = load_base_model(base_model, prompt, timestep)
@@ -145,6 +154,8 @@ class LAFRNet(nn.Module):
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
+        if decoder is not None:
+            self.set_decoder(decoder, decoder_weights)
         if vae_lora is not None:
             add_encoder_lora(self.vae, **vae_lora)
         if decoder_dtype not in DTYPES:
@@ -181,6 +192,8 @@ class LAFRNet(nn.Module):
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
         self.sample_latent = False
+        self.decoder_config: dict[str, Any] | None = None
+        self.decoder: nn.Module | None = None
         self.decoder_dtype = torch.float32
         # What a copy made by for_inference runs for each block and convolution.
         self.inference_plan: dict[str, str] = {}
@@ -188,22 +201,20 @@ class LAFRNet(nn.Module):
     def _load_alignment(self, path: str) -> None:
         if self.alignment is None:
             raise ValueError("network_g: alignment_weights is given, but alignment is not")
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f"network_g: alignment_weights: {path} does not exist; stage 1 writes it")
-        stored = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-        state = stored.get("params_ema", stored.get("params", stored))
-        prefix = "alignment."
-        state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        try:
-            self.alignment.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"network_g: alignment_weights: {path} does not fit `alignment`: {error}") from error
+        load_part(self.alignment, path, "alignment_weights", prefix="alignment.")
+
+    def set_decoder(self, decoder: Mapping[str, Any], weights: str | None = None) -> None:
+        """Decode by another network from now on; the VAE loses its decoder. Arguments as for the class."""
+        self.decoder_config = dict(decoder)
+        self.decoder = build_decoder(decoder, self.vae.config).eval().requires_grad_(False)
+        if weights is not None:
+            load_decoder(self.decoder, weights)
+        self.vae.decoder = self.vae.post_quant_conv = None
 
     def set_decoder_dtype(self, dtype: torch.dtype) -> None:
-        """Run the VAE's decoder in ``dtype``; the other parts stay as they are."""
+        """Run the decoder in ``dtype``; the other parts stay as they are."""
         self.decoder_dtype = dtype
-        for name in ("decoder", "post_quant_conv"):
-            part = getattr(self.vae, name, None)
+        for part in (self.decoder, self.vae.decoder, getattr(self.vae, "post_quant_conv", None)):
             if part is not None:
                 part.to(dtype)
 
@@ -231,9 +242,10 @@ class LAFRNet(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
         latent = latent / self.vae.config.scaling_factor
-        if self.decoder_dtype == torch.float32:
-            return (self.vae.decode(latent).sample + 1) / 2
-        return (self.vae.decode(latent.to(self.decoder_dtype)).sample.float() + 1) / 2
+        lower = self.decoder_dtype != torch.float32
+        latent = latent.to(self.decoder_dtype) if lower else latent
+        image: Tensor = self.vae.decode(latent).sample if self.decoder is None else self.decoder(latent)
+        return ((image.float() if lower else image) + 1) / 2
 
     def forward(self, lq: Tensor, output: str = "image", latent: Tensor | None = None) -> Tensor:
         """Restore faces.
@@ -301,6 +313,8 @@ class LAFRNet(nn.Module):
             "unet": {**unet.unet_config, "n_tokens": unet.n_tokens},
         }
         config["vae"]["_class_name"] = type(self.vae).__name__
+        if self.decoder_config is not None:
+            config["decoder"] = self.decoder_config
         state = {
             name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
             for name, value in deployed.state_dict().items()
@@ -347,6 +361,8 @@ class LAFRNet(nn.Module):
                 alpha_cumprod=config["alpha_cumprod"],
                 image_size=config["image_size"],
             )
+            if config.get("decoder") is not None:
+                self.set_decoder(config["decoder"])
         state = load_file(folder / WEIGHTS_NAME)
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         try:
@@ -357,7 +373,7 @@ class LAFRNet(nn.Module):
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
         """The network's parts in the order of their use, by name."""
-        return (("vae", self.vae), ("alignment", self.alignment), ("unet", self.unet))
+        return (("vae", self.vae), ("alignment", self.alignment), ("unet", self.unet), ("decoder", self.decoder))
 
 
 @ARCH_REGISTRY.register()

@@ -12,6 +12,7 @@ from torch import nn
 
 from lafr_arch.base_configs import base_configs
 from lafr_arch.base_model import VAE_CLASSES
+from lafr_arch.decoder_arch import build_decoder
 from lafr_arch.lora import add_encoder_lora, add_lora, layers_called
 from lafr_arch.static_unet import StaticCrossAttention, StaticUNet
 
@@ -24,10 +25,11 @@ LABELS = {
     "vae_decoder": "  its decoder",
     "text_encoder": "text encoder (not needed once the UNet is pruned)",
     "adapter": "alignment module",
+    "decoder": "decoder that takes the place of the VAE's",
     "lora": "LoRA on the UNet",
     "vae_lora": "LoRA on the VAE's encoder",
     "trainable": "trainable in both stages: alignment module, and LoRA or UNet",
-    "inference": "deployed network: VAE, alignment module, UNet and its constants",
+    "inference": "deployed network: VAE (with that decoder), alignment module, UNet and its constants",
 }
 """What each key of :func:`network_sizes` counts."""
 
@@ -44,8 +46,8 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
         network_g: options of a :class:`~lafr_arch.lafr_arch.LAFRNet`.
 
     Returns:
-        Numbers of parameters, by the keys of :data:`LABELS`; ``vae_lora`` only where it is asked for. The constants are
-        buffers, not parameters.
+        Numbers of parameters, by the keys of :data:`LABELS`; ``decoder`` and ``vae_lora`` only where they are asked
+        for. The constants are buffers, not parameters.
 
     Raises:
         lafr.weights.MissingWeightsError: the base model is neither there nor one whose configuration is known.
@@ -91,6 +93,11 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
         sizes["vae_lora"] = count(vae) - sizes["vae"]
         sizes["trainable"] += sizes["vae_lora"]
     sizes["inference"] = sizes["vae"] + sizes["adapter"] + sizes["unet_pruned"] + sizes["unet_constants"]
+    if network_g.get("decoder") is not None:
+        with torch.device("meta"):
+            sizes["decoder"] = count(build_decoder(network_g["decoder"], vae.config))
+        replaced = sizes["vae_decoder"] + count(getattr(vae, "post_quant_conv", None))
+        sizes["inference"] += sizes["decoder"] - replaced
     return sizes
 
 
