@@ -24,9 +24,10 @@ import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module tha
 import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
 from lafr_arch.base_model import VAE_CLASSES, load_base_model
 from lafr_arch.decoder_arch import build_decoder, load_decoder
+from lafr_arch.ip_adapter import IPAdapter, add_image_attention, image_attention
 from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
 from lafr_arch.part_weights import load_part
-from lafr_arch.static_unet import StaticUNet
+from lafr_arch.static_unet import FullUNet, StaticUNet
 
 FORMAT = "lafr-1"
 WEIGHTS_NAME = "model.safetensors"
@@ -60,25 +61,6 @@ def trains(module: nn.Module | None) -> bool:
     return module is not None and any(parameter.requires_grad for parameter in module.parameters())
 
 
-class _FullUNet(nn.Module):
-    """The unpruned UNet at a fixed prompt and timestep: what OSEDiff runs, for comparison."""
-
-    prompt_embeds: Tensor
-
-    def __init__(self, unet: UNet2DConditionModel, prompt_embeds: Tensor, timestep: int) -> None:
-        super().__init__()
-        self.unet = unet
-        self.timestep = timestep
-        self.register_buffer("prompt_embeds", prompt_embeds, persistent=False)
-
-    def forward(self, sample: Tensor) -> Tensor:
-        text = self.prompt_embeds.to(sample.dtype).expand(len(sample), -1, -1)
-        return self.unet(sample, self.timestep, encoder_hidden_states=text).sample
-
-    def enable_gradient_checkpointing(self) -> None:
-        self.unet.enable_gradient_checkpointing()
-
-
 @ARCH_REGISTRY.register()
 class LAFRNet(nn.Module):
     """One-step face restorer on a latent diffusion model.
@@ -110,6 +92,8 @@ class LAFRNet(nn.Module):
         decoder: another decoder in the place of the VAE's, as a mapping with ``type`` (SmallDecoder or TAESDDecoder)
             and its arguments: faster, with images that differ. None for the VAE's own.
         decoder_weights: its weights, as :func:`lafr_arch.decoder_arch.load_decoder` takes them.
+        ip_adapter: arguments of :class:`lafr_arch.ip_adapter.IPAdapter`, which conditions the UNet on the LQ face; its
+            projection, keys and values train. None for none.
     """
 
     def __init__(
@@ -130,6 +114,7 @@ class LAFRNet(nn.Module):
         image_size: int | None = None,
         decoder: Mapping[str, Any] | None = None,
         decoder_weights: str | None = None,
+        ip_adapter: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if (decoder is None) != (decoder_weights is None):
@@ -138,12 +123,13 @@ class LAFRNet(nn.Module):
             raise ValueError("network_g: lora and train_unet: true exclude each other")
         base = load_base_model(base_model, prompt, timestep)
         unet: nn.Module | None = None
+        conditioner = None if ip_adapter is None else IPAdapter.on(base.unet, **ip_adapter)
         if with_unet and prune:
             unet = StaticUNet.from_unet(base.unet, base.prompt_embeds, timestep)
         elif with_unet:
-            unet = _FullUNet(base.unet, base.prompt_embeds, timestep)
-        elif lora is not None or train_unet:
-            raise ValueError("network_g: with_unet: false leaves nothing for lora or train_unet: true")
+            unet = FullUNet(base.unet, base.prompt_embeds, timestep)
+        elif lora is not None or train_unet or ip_adapter is not None:
+            raise ValueError("network_g: with_unet: false leaves nothing for lora, ip_adapter or train_unet: true")
         self._set(
             vae=base.vae,
             unet=unet,
@@ -151,6 +137,7 @@ class LAFRNet(nn.Module):
             prediction_type=base.prediction_type,
             alpha_cumprod=base.alpha_cumprod,
             image_size=image_size or 8 * base.unet.config.sample_size,
+            ip_adapter=conditioner,
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
@@ -170,6 +157,8 @@ class LAFRNet(nn.Module):
         unet.requires_grad_(train_unet)
         if lora is not None:
             add_lora(unet, **lora)
+        for layer in image_attention(unet):
+            layer.requires_grad_(True)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -181,6 +170,7 @@ class LAFRNet(nn.Module):
         prediction_type: str,
         alpha_cumprod: float,
         image_size: int,
+        ip_adapter: IPAdapter | None = None,
     ) -> None:
         self.vae: Any = vae
         self.unet: Any = unet
@@ -188,6 +178,7 @@ class LAFRNet(nn.Module):
         self.alignment: nn.Module | None = None
         if alignment is not None:
             self.alignment = build_network({"latent_channels": vae.config.latent_channels, **alignment})
+        self.ip_adapter = ip_adapter
         self.prediction_type = prediction_type
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
@@ -230,14 +221,17 @@ class LAFRNet(nn.Module):
         """LQ latents -> aligned latents of the same shape; the input itself where there is no alignment module."""
         return latent if self.alignment is None else self.alignment(latent)
 
-    def denoise(self, latent: Tensor) -> Tensor:
+    def denoise(self, latent: Tensor, lq: Tensor | None = None) -> Tensor:
         """Aligned latents -> restored latents: one UNet call and the closed-form step; no noise is added.
 
-        Without a UNet, the input itself.
+        An IP-Adapter needs the LQ faces, too. Without a UNet, the input itself.
         """
         if self.unet is None:
             return latent
-        return predict_sample(latent, self.unet(latent), self.alpha_cumprod, self.prediction_type)
+        if self.ip_adapter is not None and lq is None:
+            raise ValueError("denoise: the LQ faces are missing, on which the IP-Adapter conditions")
+        tokens = None if self.ip_adapter is None else self.ip_adapter(lq)
+        return predict_sample(latent, self.unet(latent, tokens), self.alpha_cumprod, self.prediction_type)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
@@ -266,7 +260,7 @@ class LAFRNet(nn.Module):
             latent = self.align(latent)
         if output == "aligned":
             return latent
-        latent = self.denoise(latent)
+        latent = self.denoise(latent, lq)
         if output == "restored":
             return latent
         image = self.decode(latent)
@@ -280,9 +274,8 @@ class LAFRNet(nn.Module):
             raise ValueError("a network without UNet (with_unet: false) cannot be deployed")
         merge_lora(self.vae)
         merge_lora(self.unet)
-        if isinstance(self.unet, _FullUNet):
-            full = self.unet
-            self.unet = StaticUNet.from_unet(full.unet, full.prompt_embeds, full.timestep)
+        if isinstance(self.unet, FullUNet):
+            self.unet = self.unet.prune()
         return self.eval().requires_grad_(False)
 
     def for_inference(self, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
@@ -315,6 +308,8 @@ class LAFRNet(nn.Module):
         config["vae"]["_class_name"] = type(self.vae).__name__
         if self.decoder_config is not None:
             config["decoder"] = self.decoder_config
+        if self.ip_adapter is not None:
+            config["ip_adapter"] = self.ip_adapter.deployed_config()
         state = {
             name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
             for name, value in deployed.state_dict().items()
@@ -353,13 +348,19 @@ class LAFRNet(nn.Module):
         unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
         n_tokens = unet_config.pop("n_tokens")
         with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(unet_config)
+            conditioner = None
+            if config.get("ip_adapter") is not None:
+                conditioner = IPAdapter.from_deployed_config(config["ip_adapter"], unet.config.cross_attention_dim)
+                add_image_attention(unet, conditioner.tokens, conditioner.scale)
             self._set(
                 vae=VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config),
-                unet=StaticUNet(UNet2DConditionModel.from_config(unet_config), n_tokens),
+                unet=StaticUNet(unet, n_tokens),
                 alignment=config["alignment"],
                 prediction_type=config["prediction_type"],
                 alpha_cumprod=config["alpha_cumprod"],
                 image_size=config["image_size"],
+                ip_adapter=conditioner,
             )
             if config.get("decoder") is not None:
                 self.set_decoder(config["decoder"])

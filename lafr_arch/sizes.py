@@ -13,6 +13,7 @@ from torch import nn
 from lafr_arch.base_configs import base_configs
 from lafr_arch.base_model import VAE_CLASSES
 from lafr_arch.decoder_arch import build_decoder
+from lafr_arch.ip_adapter import IPAdapter, add_image_attention, image_attention
 from lafr_arch.lora import add_encoder_lora, add_lora, layers_called
 from lafr_arch.static_unet import StaticCrossAttention, StaticUNet
 
@@ -28,6 +29,8 @@ LABELS = {
     "decoder": "decoder that takes the place of the VAE's",
     "lora": "LoRA on the UNet",
     "vae_lora": "LoRA on the VAE's encoder",
+    "ip_adapter": "IP-Adapter: projection, keys and values of the image tokens",
+    "image_encoder": "  its image encoder, frozen",
     "trainable": "trainable in both stages: alignment module, and LoRA or UNet",
     "inference": "deployed network: VAE (with that decoder), alignment module, UNet and its constants",
 }
@@ -92,13 +95,26 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
             add_encoder_lora(vae, **network_g["vae_lora"])
         sizes["vae_lora"] = count(vae) - sizes["vae"]
         sizes["trainable"] += sizes["vae_lora"]
+    if network_g.get("ip_adapter") is not None:
+        conditioner = IPAdapter.without_weights(network_g["ip_adapter"], configs.unet["cross_attention_dim"])
+        sizes["ip_adapter"] = count(conditioner.image_proj) + _image_attention_size(configs.unet)
+        sizes["image_encoder"] = count(conditioner.encoder)
+        sizes["trainable"] += sizes["ip_adapter"]
     sizes["inference"] = sizes["vae"] + sizes["adapter"] + sizes["unet_pruned"] + sizes["unet_constants"]
+    sizes["inference"] += sizes.get("ip_adapter", 0) + sizes.get("image_encoder", 0)
     if network_g.get("decoder") is not None:
         with torch.device("meta"):
             sizes["decoder"] = count(build_decoder(network_g["decoder"], vae.config))
         replaced = sizes["vae_decoder"] + count(getattr(vae, "post_quant_conv", None))
         sizes["inference"] += sizes["decoder"] - replaced
     return sizes
+
+
+def _image_attention_size(unet_config: dict[str, Any]) -> int:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(unet_config)
+        add_image_attention(unet)
+    return sum(map(count, image_attention(unet)))
 
 
 def _lora_size(network_g: Mapping[str, Any], unet_config: dict[str, Any], pruned: nn.Module) -> int:

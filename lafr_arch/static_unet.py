@@ -3,6 +3,8 @@
 With both fixed, every ResNet block's projection of the time embedding is a constant vector, added here to the bias of
 the convolution before it, and every cross-attention's keys and values are constant tensors, kept here in place of the
 two linear layers that made them. The time embedding, its projections and the text encoder are then not needed.
+
+An IP-Adapter's image attention (:mod:`lafr_arch.ip_adapter`) stays as it is: its tokens are each face's own.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
@@ -42,7 +44,8 @@ class StaticCrossAttention(nn.Module):
     """Cross-attention whose keys and values are constants.
 
     Args:
-        attention: the ``attn2`` of a diffusers transformer block; its query and output layers are taken over.
+        attention: the ``attn2`` of a diffusers transformer block; its query and output layers are taken over, and those
+            of an IP-Adapter.
         n_tokens: tokens of the prompt.
     """
 
@@ -59,23 +62,41 @@ class StaticCrossAttention(nn.Module):
         weight = attention.to_q.weight
         self.register_buffer("key", torch.zeros(shape, dtype=weight.dtype, device=weight.device))
         self.register_buffer("value", torch.zeros(shape, dtype=weight.dtype, device=weight.device))
+        processor = attention.processor
+        self.has_image_attention = isinstance(processor, IPAdapterAttnProcessor2_0)
+        if self.has_image_attention:
+            (self.to_k_ip,), (self.to_v_ip,) = processor.to_k_ip, processor.to_v_ip
+            (self.image_scale,) = processor.scale
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
-        """(B, N, C) -> (B, N, C); the keyword arguments of diffusers' attention (all about the prompt) do not apply."""
+    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
+        """Attend.
+
+        Args:
+            hidden_states: (B, N, C).
+            encoder_hidden_states: image tokens (B, T, cross_attention_dim) where there is an IP-Adapter. Not the
+                prompt's, and diffusers' other keyword arguments are about the prompt, too.
+
+        Returns:
+            (B, N, C).
+        """
         query = self._heads(self.to_q(hidden_states))
         batch = len(hidden_states)
         key, value = (self._heads(t.to(query.dtype)).expand(batch, -1, -1, -1) for t in (self.key, self.value))
         out = F.scaled_dot_product_attention(query, key, value, scale=self.attention_scale)
+        if self.has_image_attention:
+            key, value = (self._heads(layer(encoder_hidden_states)) for layer in (self.to_k_ip, self.to_v_ip))
+            image = F.scaled_dot_product_attention(query, key, value, scale=self.attention_scale)
+            out = out + self.image_scale * image
         out = out.transpose(1, 2).flatten(2)
         for layer in self.to_out:
             out = layer(out)
         return out
 
 
-def _cross_attentions(unet: nn.Module) -> Iterator[tuple[nn.Module, Attention]]:
+def cross_attentions(unet: nn.Module) -> Iterator[tuple[nn.Module, Attention]]:
     """Transformer blocks with a diffusers cross-attention, and that attention."""
     for module in unet.modules():
         attention = getattr(module, "attn2", None)
@@ -84,7 +105,7 @@ def _cross_attentions(unet: nn.Module) -> Iterator[tuple[nn.Module, Attention]]:
 
 
 class StaticUNet(nn.Module):
-    """The pruned UNet: one input, the latent, and one output, the prediction.
+    """The pruned UNet: one input, the latent (with an IP-Adapter the image tokens, too), and the prediction.
 
     Built by :meth:`from_unet`. Modules keep diffusers' names, so LoRA finds its targets as in the full UNet.
     """
@@ -104,7 +125,7 @@ class StaticUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, ResnetBlock2D):
                 module.time_emb_proj = None
-        for block, attention in list(_cross_attentions(self)):
+        for block, attention in list(cross_attentions(self)):
             block.attn2 = StaticCrossAttention(attention, n_tokens)
 
     @classmethod
@@ -151,7 +172,7 @@ class StaticUNet(nn.Module):
                 conv.bias = nn.Parameter(constant if conv.bias is None else conv.bias + constant)
         text = encoder_hidden_states.to(unet.device, unet.dtype)
         # By query layer, which both forms share: the two list their blocks in different orders.
-        constants = {a.to_q: (a.to_k(text), a.to_v(text)) for _, a in _cross_attentions(unet)}
+        constants = {a.to_q: (a.to_k(text), a.to_v(text)) for _, a in cross_attentions(unet)}
         pruned = cls(unet, encoder_hidden_states.shape[1])
         for module in pruned.modules():
             if isinstance(module, StaticCrossAttention):
@@ -168,17 +189,25 @@ class StaticUNet(nn.Module):
                 module.gradient_checkpointing = True
                 module._gradient_checkpointing_func = _checkpoint
 
-    def forward(self, sample: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> the UNet's prediction (B, C, h, w)."""
+    def forward(self, sample: Tensor, image_tokens: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        Args:
+            sample: latents (B, C, h, w).
+            image_tokens: (B, T, cross_attention_dim), where the UNet has an IP-Adapter.
+
+        Returns:
+            The UNet's prediction (B, C, h, w).
+        """
         sample = self.conv_in(sample)
         skips = [sample]
         # Any size that halves to odd numbers on the way down needs its skips' sizes on the way up.
         odd = any(side % 2 ** (len(self.up_blocks) - 1) for side in sample.shape[-2:])
         for block in self.down_blocks:
-            sample, more = block(hidden_states=sample, temb=None, **_prompt(block))
+            sample, more = block(hidden_states=sample, temb=None, **_tokens(block, image_tokens))
             skips.extend(more)
         if self.mid_block is not None:
-            sample = self.mid_block(sample, None, **_prompt(self.mid_block))
+            sample = self.mid_block(sample, None, **_tokens(self.mid_block, image_tokens))
         for block in self.up_blocks:
             count = len(block.resnets)
             skips, here = skips[:-count], skips[-count:]
@@ -188,16 +217,43 @@ class StaticUNet(nn.Module):
                 temb=None,
                 res_hidden_states_tuple=tuple(here),
                 upsample_size=size,
-                **_prompt(block),
+                **_tokens(block, image_tokens),
             )
         if self.conv_norm_out is not None:
             sample = self.conv_act(self.conv_norm_out(sample))
         return self.conv_out(sample)
 
 
-def _prompt(block: nn.Module) -> dict[str, None]:
-    """Blocks with cross-attention want the keyword; their constants make its value irrelevant."""
-    return {"encoder_hidden_states": None} if getattr(block, "has_cross_attention", False) else {}
+class FullUNet(nn.Module):
+    """The unpruned UNet at a fixed prompt and timestep: what OSEDiff runs, for comparison."""
+
+    prompt_embeds: Tensor
+
+    def __init__(self, unet: UNet2DConditionModel, prompt_embeds: Tensor, timestep: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.timestep = timestep
+        self.register_buffer("prompt_embeds", prompt_embeds, persistent=False)
+
+    def prune(self) -> StaticUNet:
+        """The pruned form of the UNet, which is used up."""
+        return StaticUNet.from_unet(self.unet, self.prompt_embeds, self.timestep)
+
+    def forward(self, sample: Tensor, image_tokens: Tensor | None = None) -> Tensor:
+        """As :meth:`StaticUNet.forward`."""
+        text: Any = self.prompt_embeds.to(sample.dtype).expand(len(sample), -1, -1)
+        if image_tokens is not None:
+            text = (text, [image_tokens])  # diffusers' form
+        return self.unet(sample, self.timestep, encoder_hidden_states=text).sample
+
+    def enable_gradient_checkpointing(self) -> None:
+        """As :meth:`StaticUNet.enable_gradient_checkpointing`."""
+        self.unet.enable_gradient_checkpointing()
+
+
+def _tokens(block: nn.Module, image_tokens: Tensor | None) -> dict[str, Tensor | None]:
+    """Blocks with cross-attention want the keyword; their constants make all but image tokens irrelevant."""
+    return {"encoder_hidden_states": image_tokens} if getattr(block, "has_cross_attention", False) else {}
 
 
 def _checkpoint(module: Any, *args: Any) -> Any:
