@@ -65,6 +65,7 @@ setup(
         "metrics": ["pyiqa==0.1.16", "packaging"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         "baselines": BASELINES,
+        "scale": ["ray[data]>=2.40"],  # lafr batch --engine ray
         # ruff and mypy to the minor version: another would format or judge otherwise
         "dev": [*BASELINES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },
