@@ -5,7 +5,9 @@ Every file is written whole or not at all, and a photo's last file when all othe
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -96,14 +98,12 @@ class ResultFolder:
         photo = result.photo
         profile = photo.icc_profile if photo is not None else None
         for index, (crop, face) in enumerate(zip(result.cropped_faces, result.restored_faces, strict=True)):
-            face_name = f"{name}_{index:02d}"
             if "cropped_faces" in self.face_folders:
-                write_image(self.out / "cropped_faces" / f"{face_name}.png", crop, icc_profile=profile)
+                write_image(self._face_path("cropped_faces", name, index), crop, icc_profile=profile)
             if "cmp" in self.face_folders:
-                write_image(self.out / "cmp" / f"{face_name}.png", np.hstack((crop, face)), icc_profile=profile)
+                write_image(self._face_path("cmp", name, index), np.hstack((crop, face)), icc_profile=profile)
             if self.aligned or "restored_faces" in self.face_folders:
-                restored_name = f"{face_name}{self._tail}.png"
-                write_image(self.out / "restored_faces" / restored_name, face, icc_profile=profile)
+                write_image(self._face_path("restored_faces", name, index), face, icc_profile=profile)
         image = result.restored_img
         if image is None or photo is None:
             return
@@ -122,9 +122,20 @@ class ResultFolder:
     def exists(self, name: str) -> bool:
         """Whether the last file of a photo is there, and with it all others."""
         if self.aligned:
-            return (self.out / "restored_faces" / f"{name}_00{self._tail}.png").exists()
+            return os.path.exists(self._face_path("restored_faces", name, 0))
         suffixes = OUTPUT_SUFFIXES if self.ext == "auto" else (f".{self.ext}",)
-        return any((self.out / "restored_imgs" / f"{name}{self._tail}{suffix}").exists() for suffix in suffixes)
+        return any(os.path.exists(self.out / "restored_imgs" / f"{name}{self._tail}{suffix}") for suffix in suffixes)
+
+    def count_faces(self, name: str) -> int | None:
+        """Return how many faces of a photo have files; None where no files of faces are written."""
+        folder = "restored_faces" if self.aligned else next(iter(self.face_folders), None)
+        if folder is None:
+            return None
+        return next(index for index in count() if not os.path.exists(self._face_path(folder, name, index)))
+
+    def _face_path(self, folder: str, name: str, index: int) -> Path:
+        tail = self._tail if folder == "restored_faces" else ""
+        return self.out / folder / f"{name}_{index:02d}{tail}.png"
 
     @property
     def _tail(self) -> str:

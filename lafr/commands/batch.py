@@ -1,0 +1,182 @@
+"""Restore the photos of a folder, or of a list, by one process or many; millions of them.
+
+Results: restored_imgs/PHOTO.EXT (whole photos) and what --save names, where PHOTO is the photo's path below INPUT with
+its suffix: a/x.png and a/x.jpg have results of their own. manifest/*.jsonl has a line for each photo, run.json the
+options. Whatever was killed, the same command goes on: it does no photo twice and leaves none out. The number of
+processes may change. docs/scale.md has more, for clusters too.
+
+  lafr batch photos -o results
+  torchrun --nproc_per_node 8 -m lafr.cli batch photos -o results      each process takes a share, and a GPU
+  lafr batch photos.txt -o results --engine ray --workers 8            pip install 'lafr[scale]'
+  lafr batch photos -o results --status                                what is done, what is missing
+
+Exit status: 0, all done; 1, a photo failed (of torchrun's processes 0 too, since it would kill the others), or with
+--status one is missing; 2, nothing could be done, or the work could not go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lafr.commands.restore import add_result_arguments, build_restorer
+from lafr.weights import WeightsError
+
+if TYPE_CHECKING:
+    from lafr.scale.manifest import Ledger
+    from lafr.scale.work import Job, Restorer
+
+HELP = "restore millions of photos, by many processes, with restarts"
+
+_FOLDERS = ("restored_faces", "cropped_faces", "cmp")
+_RESULT_OPTIONS = (
+    "model",
+    "upscale",
+    "weight",
+    "aligned",
+    "only_center_face",
+    "draw_box",
+    "suffix",
+    "ext",
+    "save",
+    "detection_model",
+    "bg_upsampler",
+    "precision",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``lafr batch``; those of the restoring itself are ``lafr restore``'s."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add(
+        "input",
+        type=Path,
+        metavar="INPUT",
+        help="folder, searched with its sub-folders, or a text file: a photo a line",
+    )
+    add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of results, of this run alone")
+    add(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="of a list: results keep the photos' folders below this (default: the list's folder, or / where the list "
+        "has absolute paths)",
+    )
+    add(
+        "--save",
+        nargs="*",
+        choices=_FOLDERS,
+        default=["restored_faces"],
+        metavar="FOLDER",
+        help=f"what is written beside the whole photos: {', '.join(_FOLDERS)} (default: the first)",
+    )
+    add("--retry_failed", "--retry-failed", action="store_true", help="do the photos again that failed")
+    add("--status", action="store_true", help="restore nothing; count what is done and what is missing")
+    add("--engine", choices=("plain", "ray"), default="plain", help="plain (default): this process does its share")
+    add("--workers", type=int, default=1, metavar="N", help="actors of --engine ray (default: 1)")
+    add("--rank", type=int, metavar="N", help="this process's share, from 0 (default: the variable RANK, or 0)")
+    add("--world_size", type=int, metavar="N", help="number of processes (default: the variable WORLD_SIZE, or 1)")
+    add_result_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restore; return the exit status."""
+    from lafr.images import ImageError
+
+    try:
+        rank, world = _share(args)
+        job = _job(args)
+        if args.status:
+            return _status(args, job)
+        ledger = _work(args, job, rank, world)
+    except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
+        return _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    everything = world == 1 or args.engine == "ray"
+    if everything and not len(ledger):
+        return _stop(f"{args.input}: no photo was found")
+    print(f"{_counts(ledger)}{'' if everything else f' in share {rank} of {world}'}. Results: {args.out}", flush=True)
+    # torchrun ends all processes as soon as one has another status than 0.
+    return 1 if ledger.count("failed") and "TORCHELASTIC_RUN_ID" not in os.environ else 0
+
+
+def _share(args: argparse.Namespace) -> tuple[int, int]:
+    if not 0 <= args.weight <= 1:
+        raise ValueError(f"--weight must be within 0 to 1; got {args.weight:g}")
+    if args.workers < 1:
+        raise ValueError(f"--workers must be at least 1; got {args.workers}")
+    if args.engine == "ray":
+        return 0, 1
+    rank = int(os.environ.get("RANK", 0)) if args.rank is None else args.rank
+    world = int(os.environ.get("WORLD_SIZE", 1)) if args.world_size is None else args.world_size
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not one of {world} processes; give --rank and --world_size together")
+    return rank, world
+
+
+def _job(args: argparse.Namespace) -> Job:
+    from lafr.results import ResultFolder
+    from lafr.scale.photos import Photos
+    from lafr.scale.work import Job
+
+    out = Path(os.path.abspath(args.out))
+    folders = tuple(folder for folder in _FOLDERS if folder in args.save)
+    return Job(
+        Photos(args.input, args.root, leave_out=out),
+        ResultFolder(out, args.aligned, args.suffix, args.ext, args.draw_box, folders),
+        functools.partial(_build, args),
+        args.only_center_face,
+        args.weight,
+    )
+
+
+def _work(args: argparse.Namespace, job: Job, rank: int, world: int) -> Ledger:
+    from lafr.scale.run import claim
+    from lafr.scale.work import run_share
+
+    options: dict[str, Any] = {name: getattr(args, name) for name in _RESULT_OPTIONS}
+    options["save"] = sorted(args.save)
+    claim(job.files.out, {**options, "root": str(job.photos.root)})
+    if args.engine == "plain":
+        return run_share(job, rank, world, args.retry_failed)
+    try:
+        from lafr.scale.ray_engine import run_ray
+    except ImportError as error:
+        raise ImportError(f"--engine ray needs Ray Data ({error}); pip install 'lafr[scale]'") from error
+    return run_ray(job, args.workers, args.retry_failed)
+
+
+def _build(args: argparse.Namespace) -> Restorer:
+    """Build the restorer, on a GPU of its own where there are several processes on a machine with GPUs."""
+    if args.device == "auto" and args.engine == "plain" and "LOCAL_RANK" in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            args.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return build_restorer(args)
+
+
+def _status(args: argparse.Namespace, job: Job) -> int:
+    from lafr.scale.manifest import Ledger
+
+    ledger = Ledger(job.files.out)
+    missing = sum(key not in ledger for key in job.photos)
+    print(f"{_counts(ledger)}, {missing} missing. Results: {args.out}")
+    return 1 if missing or ledger.count("failed") else 0
+
+
+def _counts(ledger: Ledger) -> str:
+    done = f"{ledger.count('restored')} restored ({ledger.faces} faces), {ledger.count('faceless')} without a face"
+    return f"{len(ledger)} photos: {done}, {ledger.count('failed')} failed"
+
+
+def _stop(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

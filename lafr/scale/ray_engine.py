@@ -1,0 +1,122 @@
+"""The same work by Ray Data: keys stream through a pool of actors, which come and go with the cluster's nodes.
+
+One read task lists the photos, actors restore them where they are read and written, and the driver alone writes the
+manifest. Only keys and lines travel through Ray's object store. When an actor dies, Ray starts another and gives it the
+batch again; what of it was done is recognised by its files. The read task may be repeated too, and gives the same keys
+again: it leaves out this run's own lines.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from lafr.scale.manifest import DigestSet, Ledger, Manifest, Record
+from lafr.scale.work import Job, Progress, Worker
+
+BLOCK = 1024
+"""Keys that the read task gives at once."""
+
+BATCH = 64
+"""Keys that an actor is given at once: what a death can lose the work of."""
+
+RETRIES = 10
+"""So often a batch is given to another actor before the run stops."""
+
+
+def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
+    """Do a job, but for what was done before, on the Ray cluster of RAY_ADDRESS, or else on this machine.
+
+    Every node needs the photos and the folder of results at the same paths.
+
+    Args:
+        job: what is to be done; pickled, as is what it is built from.
+        workers: most actors at a time; each has its share of the GPUs that the cluster has now.
+        retry_failed: do the photos again that failed.
+
+    Returns:
+        What is known of all photos.
+
+    Raises:
+        ImageError: the folder of results cannot be used.
+        ray.exceptions.RayError: the work cannot go on.
+    """
+    out = job.files.out
+    if not ray.is_initialized():
+        ray.init(logging_level="warning")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    resources = ray.cluster_resources()
+    name = f"ray-{uuid.uuid4().hex}"
+    with Manifest(out, name) as manifest:
+        ledger = Ledger(out, retry_failed=retry_failed)
+        progress = Progress("ray", len(ledger))
+        # Listing takes next to nothing: with a processor of its own it would wait for one that the actors have.
+        keys = ray.data.read_datasource(_Keys(job, retry_failed, name), override_num_blocks=1, num_cpus=0.01)
+        lines = keys.map_batches(
+            _Actor,
+            fn_constructor_args=(job,),
+            batch_size=BATCH,
+            compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+            num_cpus=max(1, int(0.9 * resources.get("CPU", 1) / workers)),
+            num_gpus=min(1, resources.get("GPU", 0) / workers),
+            max_task_retries=RETRIES,
+        )
+        for batch in lines.iter_batches(batch_size=None, prefetch_batches=0):
+            for line in batch["line"]:
+                record = Record.from_line(line)
+                manifest.append(record)
+                ledger.note(record)
+                progress.step()
+    return ledger
+
+
+class _Actor:
+    """Restores batches of photos."""
+
+    def __init__(self, job: Job) -> None:
+        self._worker = Worker(job)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        lines: list[bytes] = []
+        self._worker.run(map(os.fsdecode, batch["photo"]), lambda record: lines.append(record.to_line()))
+        return {"line": np.array(lines, dtype=object)}
+
+
+class _Keys(Datasource):
+    """The photos that are still to be done."""
+
+    def __init__(self, job: Job, retry_failed: bool, own: str) -> None:
+        super().__init__()
+        self._read = partial(_blocks, job, retry_failed, own)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(self._read, unknown)]
+
+
+def _blocks(job: Job, retry_failed: bool, own: str) -> Iterator[pyarrow.Table]:
+    ledger = Ledger(job.files.out, retry_failed=retry_failed, leave_out=own)
+    given = DigestSet()
+    block: list[bytes] = []
+    for key in job.photos:
+        if key not in ledger and key not in given:
+            given.add(key)
+            block.append(os.fsencode(key))
+        if len(block) == BLOCK:
+            yield pyarrow.table({"photo": block})
+            block = []
+    yield pyarrow.table({"photo": pyarrow.array(block, type=pyarrow.binary())})

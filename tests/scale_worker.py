@@ -1,0 +1,89 @@
+"""A process of `lafr batch` without PyTorch, which logs what it writes and can kill itself anywhere.
+
+    python scale_worker.py INPUT DIR RANK WORLD LINES
+
+LINES is the number of lines of the project's code after which it kills itself; 0 for never.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from lafr import results
+from lafr.images import read_image
+from lafr.results import RestoredPhoto, ResultFolder
+from lafr.scale.manifest import Ledger
+from lafr.scale.photos import Photos
+from lafr.scale.work import Job, run_share
+
+WATCHED = ("lafr.scale", "lafr.results", "lafr.images")
+
+
+class Negative:
+    """Turns aligned faces into their negatives, three at a time; like `LAFRer` it reads ahead and keeps errors."""
+
+    def enhance_many(self, images: Iterable[Path], **_: Any) -> Iterator[RestoredPhoto]:
+        stream = iter(images)
+        while batch := list(islice(stream, 3)):
+            for path in batch:
+                result = RestoredPhoto(1, 8)
+                try:
+                    result.photo = read_image(path)
+                    result.cropped_faces = [result.photo.bgr]
+                    result.restored_faces = [255 - result.photo.bgr]
+                except ValueError as error:
+                    result.error = error
+                yield result
+
+
+def job(photos: Path, out: Path) -> Job:
+    return Job(Photos(photos, leave_out=out), ResultFolder(out, aligned=True, face_folders=()), Negative)
+
+
+def log_writes(out: Path) -> None:
+    """Note the path of each picture in writes.log, once it is there."""
+    write = results.write_image
+
+    def logged(path: Path, image: np.ndarray, **options: Any) -> Path:
+        write(path, image, **options)
+        with (out / "writes.log").open("a") as log:
+            log.write(f"{path.relative_to(out / 'restored_faces').as_posix()}\n")
+        return path
+
+    results.write_image = logged  # type: ignore[assignment]
+
+
+def kill_after(lines: int) -> None:
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not str(frame.f_globals.get("__name__")).startswith(WATCHED):
+            return None
+        if event == "line":
+            lines -= 1
+            if not lines:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def main() -> Ledger:
+    photos, out, rank, world, lines = sys.argv[1:]
+    log_writes(Path(out))
+    todo = job(Path(photos), Path(out))
+    if int(lines):
+        kill_after(int(lines))
+    return run_share(todo, int(rank), int(world))
+
+
+if __name__ == "__main__":
+    main()
