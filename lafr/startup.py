@@ -26,6 +26,11 @@ def required_weights(opt: Mapping[str, Any]) -> list[str]:
     # `path` is a baseline's checkpoint.
     keys = ("base_model", "path", "decoder_weights")
     names = [network[key] for network in networks for key in keys if network.get(key)]
+    for network in networks:
+        if network.get("ip_adapter"):
+            from lafr_arch.ip_adapter import required_weights as of_ip_adapter
+
+            names += of_ip_adapter(network["ip_adapter"])
     for key, options in (opt.get("train") or {}).items():
         if key.endswith("_opt") and options is not None:
             names += of_loss({k: v for k, v in options.items() if k != "start_iter"})
@@ -57,6 +62,8 @@ def require_files(opt: Mapping[str, Any]) -> None:
     for name, options in _metrics(opt).items():
         faults += option_faults(f"val: metrics: {name}", options)
     files = {"network_g: alignment_weights": (opt.get("network_g") or {}).get("alignment_weights")}
+    for key in ("network_g", "network_teacher"):
+        files[f"{key}: folder"] = (opt.get(key) or {}).get("folder")
     files |= {f"path: {key}": value for key, value in opt["path"].items() if key.startswith("pretrain_network")}
     for phase, dataset in opt["datasets"].items():
         files |= {f"datasets: {phase}: {key}": dataset.get(key) for key in ("dataroot_gt", "dataroot_lq")}
