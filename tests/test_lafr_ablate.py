@@ -55,7 +55,7 @@ def test_equal_options_are_one_training():
     runs = {row.name: plan(row, "mini") for row in ABLATIONS.table("5").rows}
     assert len({first.name for first, _ in runs.values()}) == 1
     assert len({second.name for _, second in runs.values()}) == 6
-    full = [next(r for r in ABLATIONS.table(t).rows if r.name == ABLATIONS.table(t).reference) for t in "4567"]
+    full = [next(r for r in ABLATIONS.table(t).rows if r.name == ABLATIONS.table(t).reference) for t in "45678"]
     for scale in SCALES:
         assert len({plan(row, scale)[-1].name for row in full}) == 1
 
@@ -112,6 +112,12 @@ def test_merge():
         ({"train": {"identity_opt": {"type": "Nothing"}}}, "no loss is called Nothing"),
         ({"train": {"total_iters": 3}}, "train:total_iters: no such key; did you mean total_iter?"),
         ({"datasets": {"train": {"n_image": 3}}}, "datasets:train:n_image: no such key"),
+        ({"network_g": {"ip_adapter": {"token": 3}}}, "network_g:ip_adapter:token: no such key; did you mean tokens?"),
+        ({"network_g": {"ip_adapter": {"unet": 3}}}, "network_g:ip_adapter:unet: no such key"),
+        (
+            {"network_g": {"ip_adapter": {"encoder": {"type": "CLIPImageEncoder", "path": "x"}}}},
+            "network_g:ip_adapter:encoder:path: no such key",
+        ),
         ({"trian": {}}, "trian: no such key; did you mean train?"),
         ({"train": {"structure_opt": None}}, "train:structure_opt: `~` takes a key away, and there is none"),
     ],
@@ -222,7 +228,7 @@ def test_missing_files_and_unknown_names_stop_before_anything_is_trained(
 ):
     for changes, message in (
         ({"rows": ("7",)}, "table 5 has no row 7 at mini scale; there are 1, 2, 3, 4, 5, 6"),
-        ({"table": "8"}, "no table 8 among the ablations; there are 4, 5, 6, 7, 11, 12"),
+        ({"table": "9"}, "no table 9 among the ablations; there are 4, 5, 6, 7, 8, 11, 12"),
         ({"force": ("train:total_itr=3",)}, "--force_yml train:total_itr=3: train:total_itr: no such key"),
         ({"force": ("network_g:base_model=nowhere",)}, "nowhere"),
     ):

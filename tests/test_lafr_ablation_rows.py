@@ -16,6 +16,7 @@ lafr.register()
 from ablation_faces import ABLATIONS, SIZES, find_weights_in, planner, tiny_losses, write_workspace  # noqa: E402
 from lafr.ablations.runs import Run  # noqa: E402
 from lafr.ablations.tables import COSTS, Row  # noqa: E402
+from lafr.startup import required_weights  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.lora import LORA_TARGETS, lora_layers  # noqa: E402
 from lafr_arch.static_unet import StaticUNet  # noqa: E402
@@ -62,6 +63,9 @@ def network(row: Row, scale: str, root: Path, stage: int = -1) -> LAFRNet:
     options = dict(plan(row, scale)[stage].options["network_g"])
     assert options.pop("type") == "LAFRNet"
     options.pop("alignment_weights", None)
+    if "ip_adapter" in options and scale == "full":
+        encoder = {**options["ip_adapter"]["encoder"], "model": str(root / "clip")}
+        options["ip_adapter"] = {**options["ip_adapter"], "encoder": encoder}
     torch.manual_seed(0)
     return LAFRNet(**{**options, "base_model": str(root / scale), "image_size": SIZES[scale]})
 
@@ -70,12 +74,14 @@ def network(row: Row, scale: str, root: Path, stage: int = -1) -> LAFRNet:
 
 
 def test_the_papers_tables_are_there():
-    assert list(ABLATIONS.tables) == ["4", "5", "6", "7", "11", "12"]
-    assert [len(table.rows) for table in ABLATIONS.tables.values()] == [3, 6, 5, 5, 18, 18]
+    assert list(ABLATIONS.tables) == ["4", "5", "6", "7", "8", "11", "12"]
+    assert [len(table.rows) for table in ABLATIONS.tables.values()] == [3, 6, 5, 5, 2, 18, 18]
     for table in ABLATIONS.tables.values():
         assert set(table.columns.values()) <= {*METRICS, *COSTS}
     figures = ABLATIONS.table("5").rows[2].paper
     assert figures == {"PSNR": 24.75, "DISTS": 0.1946, "NIQE": 5.333, "Deg": 53.01, "LMD": 3.391}
+    figures = ABLATIONS.table("8").rows[0].paper
+    assert figures == {"PSNR": 26.21, "NIQE": 5.358, "FID": 25.54, "LPIPS": 0.3606, "Deg": 44.74}
 
 
 @pytest.mark.parametrize(("table", "row", "scale"), ALL_ROWS, ids=name_of)
@@ -85,10 +91,10 @@ def test_row_differs_from_every_other_of_its_table(table: Any, row: Row, scale: 
     assert names.count(plan(row, scale)[-1].name) == 1
 
 
-@of_tables("4 6 7")
+@of_tables("4 6 7 8")
 def test_alignment_pruning_and_lora(table: str, row: Row, scale: str, root: Path):
     net = network(row, scale, root)
-    kind = {"none": None, "vqfr": "VQFRAlignment", "faithdiff": "FaithDiffAlignment"}.get(
+    kind = {"none": None, "ip_adapter": None, "vqfr": "VQFRAlignment", "faithdiff": "FaithDiffAlignment"}.get(
         row.name, "LatentAlignmentAdapter"
     )
     lora, pruned = "conv", True
@@ -107,8 +113,8 @@ def test_alignment_pruning_and_lora(table: str, row: Row, scale: str, root: Path
         assert any(".attn1." in name for name in layers)
         assert any(".ff." in name for name in layers)
     trained = [name for name, p in net.named_parameters() if p.requires_grad and not name.startswith("alignment.")]
-    assert trained
-    assert all("lora_" in name for name in trained)
+    assert any("lora_" in name for name in trained)
+    assert all("lora_" in name or (net.ip_adapter is not None and _of_ip_adapter(name)) for name in trained)
     if kind == "LatentAlignmentAdapter":
         assert net.alignment.skip == (scale == "mini" and row.name != "codes")
     # Stage 1 trains the very module that stage 2 loads.
@@ -118,6 +124,33 @@ def test_alignment_pruning_and_lora(table: str, row: Row, scale: str, root: Path
         net.alignment.load_state_dict(first.alignment.state_dict())
         path = plan(row, scale)[1].options["network_g"]["alignment_weights"]
         assert path == str(plan(row, scale)[0].weights(Path("out")))
+
+
+def _of_ip_adapter(name: str) -> bool:
+    return name.startswith("ip_adapter.image_proj.") or name.endswith(("to_k_ip.weight", "to_v_ip.weight"))
+
+
+@of_tables("8")
+def test_ip_adapter(table: str, row: Row, scale: str, root: Path):
+    """The row has no alignment, an encoder, and a UNet that sees the face; it trains what looks at the face, too."""
+    net = network(row, scale, root).eval()
+    if row.name == "ours":
+        assert net.ip_adapter is None
+        return
+    assert type(net.ip_adapter.encoder).__name__ == {"mini": "MobileFaceNetEncoder", "full": "CLIPImageEncoder"}[scale]
+    assert (net.ip_adapter.tokens, net.ip_adapter.scale) == (4, 1)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad and "lora_" not in name}
+    assert {name for name, _ in net.named_parameters() if _of_ip_adapter(name)} == trained
+    for name in ("image_proj.", "to_k_ip.", "to_v_ip."):
+        assert any(name in other for other in trained)
+    latent = torch.rand(1, net.vae.config.latent_channels, 8, 8)
+    faces = torch.rand(2, 1, 3, SIZES[scale], SIZES[scale])
+    with torch.no_grad():
+        results = [net.denoise(latent, face) for face in faces]
+    assert (results[0] - results[1]).abs().max() > 1e-5
+    assert required_weights({"network_g": plan(row, scale)[-1].options["network_g"]})[1:] == [
+        {"mini": "mobilefacenet_068.ckpt", "full": "clip-image-encoder"}[scale]
+    ]
 
 
 LOSSES = {
@@ -155,7 +188,7 @@ def losses_of(row: Row, scale: str, root: Path) -> ImageLosses:
     return _LOSSES[key]
 
 
-@of_tables("4 5 6 7 11")
+@of_tables("4 5 6 7 8 11")
 def test_losses(table: str, row: Row, scale: str, root: Path):
     """Which losses there are, of what distance, and that what they say of two faces differs from the full method's."""
     expected = dict(LOSSES[scale])

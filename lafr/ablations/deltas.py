@@ -28,8 +28,9 @@ def merge(base: Mapping[str, Any], delta: Mapping[str, Any], label: str, known: 
         delta: what to change.
         label: what messages call the delta.
         known: option files of the same stage: a key is known if one of them has it at the same place, or if it is an
-            argument of the network or loss that its mapping's ``type`` names, or if it is a loss (``train: *_opt`` with
-            a ``type``). The plugin must be registered.
+            argument of the network or loss that its mapping's ``type`` names, of an IP-Adapter in
+            ``network_g: ip_adapter``, or if it is a loss (``train: *_opt`` with a ``type``). The plugin must be
+            registered.
 
     Raises:
         AblationError: a key is unknown, or there is nothing for ``None`` to take away; the message names it.
@@ -84,6 +85,11 @@ def _names(
     if made is not None:
         names = set(inspect.signature(made).parameters) - {"latent_channels"} | {"type"}
         return names | {"start_iter"} if place == ("train", "gan_opt") else names
+    if place == ("network_g", "ip_adapter"):
+        from lafr_arch.ip_adapter import IPAdapter  # imports diffusers, which takes seconds
+
+        parameters = {**inspect.signature(IPAdapter).parameters, **inspect.signature(IPAdapter.on).parameters}
+        return set(parameters) - {"cross_attention_dim", "unet", "options"}
     places = {place}
     if place[:1] == ("datasets",) and len(place) == 2:  # what one set may have is known for the others, too
         places = {("datasets", name) for options in known for name in options["datasets"]}

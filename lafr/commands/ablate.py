@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``lafr ablate``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("table", metavar="TABLE", help="number of the table in the paper: 4, 5, 6, 7, 11 or 12")
+    add("table", metavar="TABLE", help="number of the table in the paper: 4, 5, 6, 7, 8, 11 or 12")
     add("--scale", choices=("mini", "full"), default="mini", help="option files: options/mini or the paper's own")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--steps", type=int, metavar="N", help="iterations of each row's last stage (default: the options')")
