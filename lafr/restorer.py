@@ -71,6 +71,7 @@ class LAFRer:
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "fp32", "fp16" or "bf16".
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
+        compiled: see `lafr.batching.FaceRunner`.
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
@@ -91,6 +92,7 @@ class LAFRer:
         batch_size: int = 8,
         precision: str = "fp32",
         eye_dist_threshold: float = 5,
+        compiled: bool = False,
     ) -> None:
         if arch != "lafr":
             raise ValueError(f"arch={arch!r}: leave arch out; model='gfpgan:PATH' runs GFPGAN's checkpoints")
@@ -106,7 +108,7 @@ class LAFRer:
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = int(network.image_size)  # type: ignore[arg-type]
         self._fidelity = str(getattr(network, "fidelity", "tones"))
-        self._runner = FaceRunner(network, self.device, batch_size, precision)
+        self._runner = FaceRunner(network, self.device, batch_size, precision, compiled)
         if isinstance(detection_model, str):
             detection_model = build_detector(detection_model, device=str(self.device))
         self.detector: Detector = detection_model

@@ -88,6 +88,7 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="arithmetic of the network")
+    add("--compile", action="store_true", help="torch.compile the network (a GPU: CUDA graphs); slow to start")
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
 
 
@@ -171,6 +172,7 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
         detection_model=args.detection_model,
         batch_size=args.batch_size,
         precision=args.precision,
+        compiled=args.compile,
     )
 
 
