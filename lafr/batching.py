@@ -52,7 +52,7 @@ class FaceRunner:
         self.network: nn.Module = network
         if compiled:
             mode = "reduce-overhead" if device.type == "cuda" else "default"
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)
             self.network = torch.compile(network, mode=mode, dynamic=False)  # type: ignore[assignment]
         elif for_inference is not None:
             self.network = for_inference()
