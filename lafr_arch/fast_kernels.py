@@ -123,7 +123,8 @@ def _buffer(name: str, size: int) -> Tensor:
     """Working memory of this thread, kept from call to call: fresh memory costs as much as the work done in it."""
     buffer: Tensor | None = getattr(_scratch, name, None)
     if buffer is None or buffer.numel() < size:
-        buffer = torch.empty(size)
+        with torch.inference_mode(False):  # else it could not be written to outside of inference mode later
+            buffer = torch.empty(size)
         setattr(_scratch, name, buffer)
     return buffer
 

@@ -296,6 +296,13 @@ def test_threads_do_not_share_working_memory(kernels: fast_kernels.Kernels, mini
             assert_close_in_range(actual, wanted, share=1e-5)
 
 
+def test_working_memory_outlives_inference_mode(kernels: fast_kernels.Kernels):
+    layer, x = FusedConv2d(nn.Conv2d(16, 16, 3, padding=1)).requires_grad_(False), torch.rand(1, 16, 160, 160)
+    expected = layer(x)
+    with torch.inference_mode(False), torch.no_grad():
+        assert torch.equal(layer(x.clone()), expected)
+
+
 def test_gradients_are_refused():
     with torch.inference_mode(False), pytest.raises(RuntimeError, match="no gradients"):
         FusedConv2d(nn.Conv2d(16, 16, 3, padding=1))(torch.rand(1, 16, 8, 8))
