@@ -235,9 +235,8 @@ class LAFRNet(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
-        latent = latent / self.vae.config.scaling_factor
         lower = self.decoder_dtype != torch.float32
-        latent = latent.to(self.decoder_dtype) if lower else latent
+        latent = (latent / self.vae.config.scaling_factor).to(self.decoder_dtype if lower else latent.dtype)
         image: Tensor = self.vae.decode(latent).sample if self.decoder is None else self.decoder(latent)
         return ((image.float() if lower else image) + 1) / 2
 

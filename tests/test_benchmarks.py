@@ -11,6 +11,8 @@ from statistics import median
 from types import ModuleType
 
 import pytest
+from skimage import data as photos
+from skimage import io
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,3 +56,43 @@ def test_inference_refuses_what_it_cannot_check(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "argv", ["inference.py", "--scale", "mini", "--check"])
     with pytest.raises(SystemExit, match="2"):
         load("inference").main()
+
+
+def test_decoder_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    script = load("decoder")
+    out = tmp_path / "decoder.json"
+    arguments = ["speed", "--scale", "tiny", "--batch", "1", "2", "--repeat", "3", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["decoder.py", *arguments])
+    assert script.main() == 0
+    report = json.loads(out.read_text())
+    one, two = report["batches"]
+    medians = {name: median(row["all"]) for name, row in one["seconds"]["decode"].items()}
+    assert set(medians) == {"own_plain", "small_plain", "own_fast", "small_fast"}
+    assert report["ratio"] == pytest.approx(medians["small_fast"] / medians["own_fast"])
+    assert two["decode_flops"]["small"] == 2 * one["decode_flops"]["small"] < 2 * one["decode_flops"]["own"]
+    assert max(one["fast_to_plain_largest_difference_over_range"].values()) < 1e-4
+    assert f"{report['ratio']:.3f}" in capsys.readouterr().out
+
+
+def test_decoder_quality(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    script = load("decoder")
+    net = script.networks("mini", script.MODELS["mini"])["own"]
+    script.with_decoder(net, {"type": "SmallDecoder", "widths": [16], "blocks": [0]}).save_pretrained(tmp_path / "net")
+    (tmp_path / "faces").mkdir()
+    io.imsave(tmp_path / "faces/0.png", photos.astronaut()[:256, 80:336], check_contrast=False)
+    out = tmp_path / "quality.json"
+    arguments = ["quality", str(tmp_path / "faces"), "--model", str(tmp_path / "net"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["decoder.py", *arguments])
+    assert script.main() == 0
+    report = json.loads(out.read_text())
+    psnr = {column: value["mean"] for column, value in report["metrics"]["psnr_rgb"].items()}
+    assert psnr["small"] < psnr["lq"] < psnr["own"] < psnr["own_of_hq_latent"]
+    assert psnr["small_minus_own"] == pytest.approx(psnr["small"] - psnr["own"])
+    assert report["decoder"]["widths"] == [16]
+
+
+@pytest.mark.parametrize("arguments", [["--scale", "mini"], ["--model", "somewhere"], ["--repeat", "0"]])
+def test_decoder_speed_refuses(monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
+    monkeypatch.setattr(sys, "argv", ["decoder.py", "speed", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        load("decoder").main()

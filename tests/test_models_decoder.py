@@ -57,7 +57,7 @@ def test_loss_is_the_distance_between_both_decoders_images(tmp_path: Path, base:
 def restored_loss(root: Path, base: str, data: dict[str, Any], **train: Any) -> dict[str, float]:
     model = build(decoder_options(root, base, {"with_unet": True}, **train))
     torch.manual_seed(5)
-    return {name: float(value) for name, value in model.losses(data, 1).items()}
+    return {name: value.item() for name, value in model.losses(data, 1).items()}
 
 
 def test_each_option_changes_something(tmp_path: Path, base: str):
