@@ -10,6 +10,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 # MIT both, but some networks in the second, CodeFormer among them, are not for commercial use.
 BASELINES = ["spandrel>=0.4,<0.5", "spandrel-extra-arches>=0.2,<0.3"]
+FIGURES = ["scikit-learn>=1.3"]
 PACKAGES = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics")
 
 
@@ -64,10 +65,11 @@ setup(
     extras_require={
         "metrics": ["pyiqa==0.1.16", "packaging"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
+        "figures": FIGURES,  # lafr figures latents, compactness
         "baselines": BASELINES,
         "scale": ["ray[data]>=2.40"],  # lafr batch --engine ray
         # ruff and mypy to the minor version: another would format or judge otherwise
-        "dev": [*BASELINES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
+        "dev": [*BASELINES, *FIGURES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },
     entry_points={"console_scripts": ["lafr = lafr.cli:main"]},
 )

@@ -178,6 +178,14 @@ WEIGHTS: tuple[Weight, ...] = (
         "7be5be79",
     ),
     _file(
+        "resnet50",
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "features of `lafr figures compactness`",
+        BSD,
+        TORCHVISION,
+        sha256="0676ba61",
+    ),
+    _file(
         "dists",
         "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/DISTS_weights-f5e65c96.pth",
         "channel weights of DISTS (loss preset osdface)",
