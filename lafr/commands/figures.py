@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     figures = parser.add_subparsers(dest="figure", metavar="NAME", required=True)
     latents = figures.add_parser("latents", help="figure 7: LQ, aligned and HQ latents")
     _add_source(latents)
+    latents.add_argument(
+        "--points",
+        choices=("position", "face"),
+        default="position",
+        help="of the t-SNE: ten positions of each latent (default), or whole latents, which lie by face",
+    )
     compactness = figures.add_parser("compactness", help="figure 10: faces against natural images")
     _add_source(compactness)
     compactness.add_argument("--natural", required=True, metavar="DIR", help="folder of natural images")
@@ -88,7 +94,7 @@ def _draw(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise FigureError(f"--device: {error}") from error
     source = Source(args.model, args.weights, args.faces, args.degradation, args.seed, args.count)
     if args.figure == "latents":
-        result = latents.make(source, args.out, device)
+        result = latents.make(source, args.points, args.out, device)
         return result, latents.text(result)
     result = compactness.make(source, args.natural, args.features, args.out, device)
     return result, compactness.text(result)

@@ -115,7 +115,7 @@ def make(source: Source, natural: str, features: str, out: Path, device: torch.d
         "tsne": {"faces": plane[:count].round(4).tolist(), "natural": plane[count:].round(4).tolist()},
     }
     figure, (ax,) = new_figure(5.2, 4.6)
-    scatter(ax, plane, {"faces": range(count), "natural images": range(count, len(plane))})
+    scatter(ax, {"faces": plane[:count], "natural images": plane[count:]})
     within, silhouette = result["intra_class"], result["silhouette"]["all"]
     ax.set_title(
         f"distance to the class's centre {within['faces']['centroid']:.1f} and {within['natural']['centroid']:.1f}, "

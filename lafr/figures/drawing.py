@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,16 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> 
     return figure, list(axes.flat)
 
 
-def scatter(ax: Axes, points: Points, groups: Mapping[str, Sequence[int]]) -> None:
-    """Draw embedded points (N, 2) by group: label and indices. Axes of t-SNE have no unit, so none is shown."""
-    for (label, indices), colour in zip(groups.items(), COLOURS, strict=False):
-        chosen = points[list(indices)]
-        ax.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, alpha=0.75, linewidths=0, label=label)
+def scatter(ax: Axes, groups: Mapping[str, Points]) -> None:
+    """Draw embedded points (N, 2) by label. Axes of t-SNE have no unit, so none is shown."""
+    most = max(map(len, groups.values()))
+    for (label, points), colour in zip(groups.items(), COLOURS, strict=False):
+        ax.scatter(
+            points[:, 0], points[:, 1], s=14 if most < 300 else 5, color=colour, alpha=0.7, linewidths=0, label=label
+        )
     ax.set(xticks=[], yticks=[], aspect="equal")
-    ax.legend(frameon=False, loc="best")
+    ax.spines[:].set_visible(False)
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(groups), markerscale=1.5)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from lafr_models.latent_distance import LatentDistances
 
 KINDS = ("LQ", "aligned", "HQ")
 
+POINTS = ("position", "face")
+"""What a point of the t-SNE is: the vector of one position of a latent, or a whole latent."""
+
+_POSITIONS = 10
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -29,6 +35,7 @@ class Latents:
         lq: of the LQ faces, (N, D).
         aligned: what the alignment module makes of them.
         hq: of the HQ faces.
+        channels: of the latents; D is channels x height x width.
         distances: mean L1 and Frechet distance to the HQ latents, as stage 1's validation reports them.
         names: the faces' files.
     """
@@ -36,25 +43,44 @@ class Latents:
     lq: Points
     aligned: Points
     hq: Points
+    channels: int
     distances: dict[str, float]
     names: list[str]
+
+    def points(self, kind: str, seed: int) -> list[Points]:
+        """What t-SNE is to embed: LQ, aligned and HQ points.
+
+        Args:
+            kind: ``face``: the rows themselves; ``position``: of each face the vectors (of length ``channels``) of ten
+                positions, drawn with the seed and the same for all three.
+            seed: any.
+        """
+        sets = [self.lq, self.aligned, self.hq]
+        if kind == "face":
+            return sets
+        count, size = self.hq.shape[0], self.hq.shape[1] // self.channels
+        generator = np.random.default_rng(seed)
+        drawn = np.stack([generator.permutation(size)[:_POSITIONS] for _ in range(count)])
+        vectors = [rows.reshape(count, self.channels, size).transpose(0, 2, 1) for rows in sets]
+        return [np.take_along_axis(v, drawn[..., None], axis=1).reshape(-1, self.channels) for v in vectors]
 
 
 @torch.no_grad()
 def collect(net: LAFRNet, dataset: Any, device: torch.device) -> Latents:
     """Encode and align every pair of a dataset (``lq`` and ``gt``), one by one."""
     rows: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
-    distances, names = LatentDistances(), []
+    distances, names, channels = LatentDistances(), [], 0
     for index in tqdm(range(len(dataset)), desc="Encoding", unit="face", disable=None):
         item = dataset[index]
         lq, hq = (net.encode(item[key][None].to(device)) for key in ("lq", "gt"))
         latents = (lq, net.align(lq), hq)
         distances.add(*latents)
+        channels = hq.shape[1]
         for kind, latent in zip(KINDS, latents, strict=True):
             rows[kind].append(latent.flatten().double().cpu().numpy())
         names.append(Path(item["gt_path"]).name)
     lq_rows, aligned, hq_rows = (np.stack(rows[kind]) for kind in KINDS)
-    return Latents(lq_rows, aligned, hq_rows, distances.values(), names)
+    return Latents(lq_rows, aligned, hq_rows, channels, distances.values(), names)
 
 
 def numbers(latents: Latents) -> dict[str, Any]:
@@ -79,8 +105,14 @@ def numbers(latents: Latents) -> dict[str, Any]:
     }
 
 
-def make(source: Source, out: Path, device: torch.device) -> dict[str, Any]:
+def make(source: Source, points: str, out: Path, device: torch.device) -> dict[str, Any]:
     """Write ``latents.png`` and ``latents.json``; return the latter's content.
+
+    Args:
+        source: network and faces.
+        points: what a point of the t-SNE is, one of :data:`POINTS`.
+        out: folder to write to.
+        device: where the network runs.
 
     Raises:
         FigureError: the network has no alignment module, there are fewer than two faces, or scikit-learn is missing.
@@ -92,8 +124,8 @@ def make(source: Source, out: Path, device: torch.device) -> dict[str, Any]:
     if len(dataset) < 2:  # type: ignore[arg-type]
         raise FigureError(f"--faces: {settings['dataroot_gt']} has one face; two are needed")
     latents = collect(net, dataset, device)
-    count = len(latents.names)
-    plane = tsne(np.concatenate([latents.lq, latents.aligned, latents.hq]), settings["seed"])
+    embedded = np.concatenate(latents.points(points, settings["seed"]))
+    plane = np.split(tsne(embedded, settings["seed"]), len(KINDS))
     result = {
         "figure": "latents",
         "model": source.model,
@@ -101,18 +133,21 @@ def make(source: Source, out: Path, device: torch.device) -> dict[str, Any]:
         "seed": settings["seed"],
         **numbers(latents),
         "names": latents.names,
-        "tsne": {kind: plane[i * count : (i + 1) * count].round(4).tolist() for i, kind in enumerate(KINDS)},
+        "points": points,
+        "tsne": {kind: values.round(4).tolist() for kind, values in zip(KINDS, plane, strict=True)},
     }
     _draw(latents, plane, result, out / "latents.png")
     write_json(out / "latents.json", result)
     return result
 
 
-def _draw(latents: Latents, plane: Points, result: dict[str, Any], path: Path) -> None:
-    count = len(latents.names)
-    figure, (left, right) = new_figure(9, 4.2, columns=2)
-    scatter(left, plane, {kind: range(i * count, (i + 1) * count) for i, kind in enumerate(KINDS)})
-    left.set_title("t-SNE of the latents", fontsize=10)
+def _draw(latents: Latents, plane: Sequence[Points], result: dict[str, Any], path: Path) -> None:
+    figure, (left, right) = new_figure(9, 4.4, columns=2)
+    if result["points"] == "face":  # a line from each LQ latent to its HQ latent
+        left.plot(*np.stack([plane[0], plane[2]]).transpose(2, 0, 1), color="#cccccc", linewidth=0.8, zorder=0)
+    scatter(left, dict(zip(KINDS, plane, strict=True)))
+    what = "whole latents" if result["points"] == "face" else "vectors of single positions"
+    left.set_title(f"t-SNE of {what}", fontsize=10)
     values = [paired_distances(x, latents.hq) for x in (latents.lq, latents.aligned)]
     edges = np.histogram_bin_edges(np.concatenate(values), bins=24).tolist()
     for kind, distances, colour in zip(("lq", "aligned"), values, COLOURS, strict=False):
