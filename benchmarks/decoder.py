@@ -25,12 +25,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from inference import configurations, fill, machine, random_part  # noqa: E402 - the script beside this one
+from inference import configurations, fill, flop_counter, machine, random_part  # noqa: E402 - the script beside this one
 from quality import optional_metrics, to_bytes  # noqa: E402
 
 import lafr  # noqa: E402
@@ -96,7 +95,7 @@ def speed(scale: str, model: str | None, batches: list[int], repeat: int) -> dic
         flops: dict[str, float] = {}
         difference: dict[str, float] = {}
         for name, net in plain.items():
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 expected = net.decode(latent)
             flops[name] = float(counter.get_total_flops())
             error = (fast[name].decode(latent) - expected).abs().max()

@@ -165,11 +165,16 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
     return int(sdpa_flop_count(query, key, value))
 
 
-def counted_run(net: LAFRNet, image: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The same, with the floating-point operations of each part and of all: 2 for each multiplication."""
-    counts: dict[str, float] = {}
+def flop_counter() -> FlopCounterMode:
+    """A context that counts floating-point operations: 2 for each multiplication."""
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+    return FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def counted_run(net: LAFRNet, image: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The same, with the floating-point operations of each part and of all."""
+    counts: dict[str, float] = {}
+    with flop_counter() as counter:
         before = [0]
 
         def note(part: str, seconds: float) -> None:

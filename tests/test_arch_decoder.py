@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -17,10 +18,12 @@ from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, assert_close_in_range, w
 
 lafr.register()
 
+from lafr import LAFRer, cli  # noqa: E402
 from lafr.networks import MODELS  # noqa: E402 - after BasicSR can be imported
 from lafr_arch.decoder_arch import SmallDecoder, TAESDDecoder  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.sizes import count, network_sizes  # noqa: E402
+from lafr_models.ema import trained_state  # noqa: E402
 
 DECODER = {"type": "SmallDecoder", "widths": [16, 8], "blocks": [1, 1]}
 
@@ -121,6 +124,25 @@ def test_it_takes_the_decoders_place(tmp_path: Path, mini_base: str, weights: Pa
     plain.save_pretrained(tmp_path / "plain")
     assert "decoder" not in json.loads((tmp_path / "plain/config.json").read_text())
     assert LAFRNet.from_pretrained(tmp_path / "plain").decoder is None
+
+
+def test_export_follows_the_options(tmp_path: Path, mini_base: str, weights: Path):
+    options = network(mini_base, lora={"rank": 2}, decoder=DECODER, decoder_weights=str(weights))
+    net = LAFRNet(**options).eval()
+    torch.save({"params": trained_state(net)}, tmp_path / "lora.pth")
+    (tmp_path / "options.yml").write_text(json.dumps({"network_g": {"type": "LAFRNet", **options}}))
+    arguments = [str(tmp_path / "options.yml"), str(tmp_path / "out"), "--weights", str(tmp_path / "lora.pth")]
+    assert cli.main(["export", *arguments]) == 0
+    face = np.random.default_rng(0).integers(0, 256, (MINI_IMAGE_SIZE, MINI_IMAGE_SIZE, 3), dtype=np.uint8)
+    with torch.no_grad():
+        image = net(torch.from_numpy(face[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255)
+        exported = LAFRNet.from_pretrained(tmp_path / "out")
+    assert isinstance(exported.decoder, SmallDecoder)
+    # As a user restores with it: BGR, 8 bits.
+    restorer = LAFRer(model=str(tmp_path / "out"), device="cpu")
+    _, (restored,), _ = restorer.enhance(face, has_aligned=True, weight=0)
+    expected = (255 * image[0].permute(1, 2, 0).numpy()[..., ::-1]).round()
+    assert np.abs(restored.astype(float) - expected).max() <= 1
 
 
 @torch.no_grad()
