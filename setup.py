@@ -67,7 +67,7 @@ setup(
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         "figures": FIGURES,  # lafr figures latents, compactness
         "baselines": BASELINES,
-        "scale": ["ray[data]>=2.40"],  # lafr batch --engine ray
+        "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
         # ruff and mypy to the minor version: another would format or judge otherwise
         "dev": [*BASELINES, *FIGURES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
     },
