@@ -22,7 +22,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from lafr.scale.manifest import DigestSet, Ledger, Manifest, Record
-from lafr.scale.work import Job, Progress, Worker
+from lafr.scale.work import Job, Progress, Worker, WorkError
 
 BLOCK = 1024
 """Keys that the read task gives at once."""
@@ -49,7 +49,7 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
 
     Raises:
         ImageError: the folder of results cannot be used.
-        ray.exceptions.RayError: the work cannot go on.
+        WorkError: the work cannot go on: see `lafr.scale.work.Worker`, or actors died again and again.
     """
     out = job.files.out
     if not ray.is_initialized():
@@ -61,8 +61,8 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
     with Manifest(out, name) as manifest:
         ledger = Ledger(out, retry_failed=retry_failed)
         progress = Progress("ray", len(ledger))
-        # Listing takes next to nothing: with a processor of its own it would wait for one that the actors have.
-        keys = ray.data.read_datasource(_Keys(job, retry_failed, name), override_num_blocks=1, num_cpus=0.01)
+        # Listing asks for no processor: it would wait for one that the actors have, and these for it.
+        keys = ray.data.read_datasource(_Keys(job, retry_failed, name), override_num_blocks=1, num_cpus=0)
         lines = keys.map_batches(
             _Actor,
             fn_constructor_args=(job,),
@@ -72,12 +72,15 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
             num_gpus=min(1, resources.get("GPU", 0) / workers),
             max_task_retries=RETRIES,
         )
-        for batch in lines.iter_batches(batch_size=None, prefetch_batches=0):
-            for line in batch["line"]:
-                record = Record.from_line(line)
-                manifest.append(record)
-                ledger.note(record)
-                progress.step()
+        try:
+            for batch in lines.iter_batches(batch_size=None, prefetch_batches=0):
+                for line in batch["line"]:
+                    record = Record.from_line(line)
+                    manifest.append(record)
+                    ledger.note(record)
+                    progress.step()
+        except ray.exceptions.RayError as error:
+            raise WorkError(f"Ray cannot go on: {error}") from error
     return ledger
 
 
