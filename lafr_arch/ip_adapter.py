@@ -16,14 +16,17 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lafr import weights as weight_files
 from lafr_arch.ip_adapter_encoder_arch import ImageEncoder
 from lafr_arch.static_unet import StaticCrossAttention, cross_attentions
-from lafr_losses.common import load_state_dict
 
 logger = logging.getLogger(__name__)
+
+
+CLIP: Mapping[str, Any] = {"type": "CLIPImageEncoder"}
 
 
 class ImageProjection(nn.Module):
@@ -58,7 +61,8 @@ class IPAdapter(nn.Module):
 
     Args:
         cross_attention_dim: length of a token, the UNet's.
-        encoder: ``type`` (a class of :mod:`lafr_arch.ip_adapter_encoder_arch`) and its arguments.
+        encoder: ``type`` (a class of :mod:`lafr_arch.ip_adapter_encoder_arch`) and its arguments; IP-Adapter's CLIP by
+            default.
         tokens: how many a face has; IP-Adapter's published projections make 4.
         scale: factor of the image attention.
 
@@ -69,7 +73,7 @@ class IPAdapter(nn.Module):
     def __init__(
         self,
         cross_attention_dim: int,
-        encoder: Mapping[str, Any],
+        encoder: Mapping[str, Any] = CLIP,
         tokens: int = 4,
         scale: float = 1.0,
     ) -> None:
@@ -131,7 +135,7 @@ class IPAdapter(nn.Module):
         Raises:
             lafr.weights.MissingWeightsError: the encoder's form stands in a folder that is not there.
         """
-        made, arguments = _encoder_class(options["encoder"])
+        made, arguments = _encoder_class(options.get("encoder", CLIP))
         defaults = inspect.signature(cls).parameters
         config = {key: options.get(key, defaults[key].default) for key in ("tokens", "scale")}
         config["encoder"] = {"type": made.__name__, **made.architecture_of(**arguments)}
@@ -150,7 +154,7 @@ def _encoder_class(options: Mapping[str, Any]) -> tuple[type[ImageEncoder], dict
 
 def required_weights(options: Mapping[str, Any]) -> list[str]:
     """Weights that an ``ip_adapter:`` needs, as :func:`lafr.weights.require` takes them."""
-    made, arguments = _encoder_class(options["encoder"])
+    made, arguments = _encoder_class(options.get("encoder", CLIP))
     own = options.get("weights")
     return [*made.required_weights(**arguments), *([own] if own else [])]
 
@@ -224,7 +228,7 @@ def load_published(adapter: IPAdapter, unet: UNet2DConditionModel, source: str) 
 
 def _read_published(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return load_state_dict(path)
+        return load_file(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     parts = {key: value for key, value in stored.items() if isinstance(value, Mapping)}
     return {f"{part}.{name}": value for part, content in parts.items() for name, value in content.items()}

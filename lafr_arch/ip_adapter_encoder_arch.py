@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr import weights
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
-from lafr_losses.common import check_choice, freeze, full_precision, resize
-from lafr_losses.recognition import recognition_crop
+from lafr_arch.recognition import recognition_crop
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The encoder of h94/IP-Adapter for Stable Diffusion 1.x: OpenCLIP's ViT-H/14, 632,076,800 parameters.
@@ -80,14 +80,15 @@ class CLIPImageEncoder(ImageEncoder):
     def __init__(self, model: str | None = None, dtype: str = "float32") -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        check_choice("CLIPImageEncoder", "dtype", dtype, tuple(_DTYPES))
+        if dtype not in _DTYPES:
+            raise ValueError(f"CLIPImageEncoder: dtype: {dtype!r} is not one of {', '.join(_DTYPES)}")
         (name,) = self.required_weights(model)
         folder = weights.require(name)
         self._set(CLIPVisionModelWithProjection.from_pretrained(folder, dtype=_DTYPES[dtype], local_files_only=True))
 
     def _set(self, network: Any) -> None:
         super().__init__()
-        self.network = freeze(network)
+        self.network = network.eval().requires_grad_(False)
         self.width = network.config.projection_dim
 
     @classmethod
@@ -126,9 +127,11 @@ class CLIPImageEncoder(ImageEncoder):
         """Faces (B, 3, H, W) RGB in [0, 1] -> embeddings (B, width), float32, not normalised."""
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+        face = face.float()
+        side = self.network.config.image_size
+        small = F.interpolate(face, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
         mean, std = (face.new_tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        pixels = (resize(full_precision(face), self.network.config.image_size) - mean) / std
-        return full_precision(self.network(pixels.to(self.network.dtype)).image_embeds)
+        return self.network(((small - mean) / std).to(self.network.dtype)).image_embeds.float()
 
 
 def _is_setting(key: str) -> bool:
@@ -175,9 +178,9 @@ class MobileFaceNetEncoder(ImageEncoder):
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         with torch.device("meta"):
-            made.network = freeze(MobileFaceNet())
+            made.network = MobileFaceNet().eval().requires_grad_(False)
         return made
 
     def forward(self, face: Tensor) -> Tensor:
         """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> embeddings (B, 128), not normalised."""
-        return self.network((255 * recognition_crop(full_precision(face)) - 127.5) / 128)
+        return self.network((255 * recognition_crop(face.float()) - 127.5) / 128)

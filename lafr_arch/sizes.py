@@ -32,7 +32,7 @@ LABELS = {
     "ip_adapter": "IP-Adapter: projection, keys and values of the image tokens",
     "image_encoder": "  its image encoder, frozen",
     "trainable": "trainable in both stages: alignment module, and LoRA or UNet",
-    "inference": "deployed network: VAE (with that decoder), alignment module, UNet and its constants",
+    "inference": "deployed network: VAE (with that decoder), alignment module, UNet and its constants, IP-Adapter",
 }
 """What each key of :func:`network_sizes` counts."""
 

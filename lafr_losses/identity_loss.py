@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lafr.weights import require
 from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_arch.recognition import MobileFaceNetFace
 from lafr_losses.common import (
     FrozenLoss,
     check_choice,
@@ -17,7 +18,6 @@ from lafr_losses.common import (
     load_net,
     resize,
 )
-from lafr_losses.recognition import MobileFaceNetFace
 
 # OpenAI CLIP's channel means and deviations for images in [0, 1].
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

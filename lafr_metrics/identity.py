@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr.weights import require
-from lafr_losses.recognition import MobileFaceNetFace
+from lafr_arch.recognition import MobileFaceNetFace
 
 WEIGHTS = "mobilefacenet"
 

@@ -290,6 +290,6 @@ def test_faulty_options_are_refused(root: Path, tmp_path: Path):
 
 
 def test_required_weights():
-    assert required_weights({"encoder": {"type": "CLIPImageEncoder"}}) == ["clip-image-encoder"]
+    assert required_weights({}) == required_weights({"encoder": {"type": "CLIPImageEncoder"}}) == ["clip-image-encoder"]
     assert required_weights({"encoder": {"type": "MobileFaceNetEncoder", "path": "a"}, "weights": "b"}) == ["a", "b"]
     assert CLIPImageEncoder.required_weights("x") == ["x"]

@@ -116,7 +116,7 @@ def _draw(result: Mapping[str, Any], path: Path, paper: bool) -> None:
                 other.tick_params(labelsize=7, colors="#777777")
         ax.set_xscale("log")
         counts = sorted({p["images"] for lines in result["series"].values() for p in lines[heading] if "mean" in p})
-        ax.set_xticks(counts, labels=[str(c) for c in counts], rotation=60)
+        ax.set_xticks(counts, labels=_tick_labels(counts), rotation=60)
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         ax.tick_params(labelsize=7)
@@ -125,6 +125,17 @@ def _draw(result: Mapping[str, Any], path: Path, paper: bool) -> None:
     panels[0].legend(frameon=False, fontsize=8)
     figure.supxlabel("training images" + ("; dashed, right axis: the paper" if paper else ""), fontsize=9)
     save(figure, path)
+
+
+def _tick_labels(counts: Sequence[int]) -> list[str]:
+    """The numbers themselves; empty where, on a logarithmic axis, one would stand on the one before."""
+    room = 0.05 * math.log(counts[-1] / counts[0])
+    labels, last = [], -math.inf
+    for count in counts:
+        free = math.log(count) - last >= room
+        labels.append(str(count) if free else "")
+        last = math.log(count) if free else last
+    return labels
 
 
 def _line(ax: Any, points: Sequence[Mapping[str, Any]], method: str, colour: str) -> None:
