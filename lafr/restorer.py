@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -202,20 +204,29 @@ class LAFRer:
     ) -> Iterator[RestoredPhoto]:
         photos: deque[_Pending] = deque()
         waiting: deque[tuple[_Pending, int]] = deque()
-        for image in images:
-            pending = self._prepare(image, has_aligned, only_center_face)
-            photos.append(pending)
-            waiting.extend((pending, index) for index in range(pending.missing))
-            held = sum(photo.pixels for photo in photos)
-            full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
-            while len(waiting) >= (1 if full else self._runner.batch_size):
-                self._run_batch(waiting, weight)
-            while photos and not photos[0].missing:
-                yield self._finish(photos.popleft(), paste_back, weight)
-        while photos:
-            while photos[0].missing:
-                self._run_batch(waiting, weight)
-            yield self._finish(photos.popleft(), paste_back, weight)
+        finished: deque[Future[RestoredPhoto]] = deque()
+        # While the network runs, the next photo is read and searched for faces, and the last one pasted together.
+        with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as behind:
+            prepare = partial(self._prepare, has_aligned=has_aligned, only_center_face=only_center_face)
+            finish = partial(self._finish, paste_back=paste_back, weight=weight)
+            for pending in _one_ahead(before, prepare, images):
+                photos.append(pending)
+                waiting.extend((pending, index) for index in range(pending.missing))
+                held = sum(photo.pixels for photo in photos)
+                full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
+                while len(waiting) >= (1 if full else self._runner.batch_size):
+                    self._run_batch(waiting, weight)
+                while photos and not photos[0].missing:
+                    finished.append(behind.submit(finish, photos.popleft()))
+                while len(finished) > 1 or (finished and finished[0].done()):
+                    yield finished.popleft().result()
+            while photos or finished:
+                while photos and photos[0].missing:
+                    self._run_batch(waiting, weight)
+                if photos:
+                    finished.append(behind.submit(finish, photos.popleft()))
+                if not photos or len(finished) > 1:
+                    yield finished.popleft().result()
 
     def _prepare(self, image: np.ndarray | str | Path, has_aligned: bool, only_center_face: bool) -> _Pending:
         """Read, detect and crop; a failure is kept in the result."""
@@ -318,6 +329,19 @@ class LAFRer:
         for index, (matrix, face) in enumerate(zip(matrices, result.restored_faces, strict=True)):
             neighbours = matrices[:index] + matrices[index + 1 :]
             face_geometry.paste_face(canvas, face, matrix, result.scale, neighbours)
+
+
+def _one_ahead(
+    pool: Executor, prepare: Callable[[np.ndarray | str | Path], _Pending], images: Iterable[np.ndarray | str | Path]
+) -> Iterator[_Pending]:
+    """Yield the photos prepared, in order; one more is being prepared meanwhile."""
+    coming: Future[_Pending] | None = None
+    for image in images:
+        ready, coming = coming, pool.submit(prepare, image)
+        if ready is not None:
+            yield ready.result()
+    if coming is not None:
+        yield coming.result()
 
 
 def as_photo(image: np.ndarray) -> Photo:

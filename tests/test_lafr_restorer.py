@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -265,11 +267,40 @@ def test_photos_are_read_as_results_are_taken(monkeypatch: pytest.MonkeyPatch):
     results = build(found(80, 60), batch_size=3).enhance_many(endless())
     for _ in range(5):
         next(results)
-    assert taken <= 9
+    assert taken <= 10
     monkeypatch.setattr(restorer, "HELD_PIXELS", 2 * 120 * 160)
     taken = 0
     next(build(found(80, 60), batch_size=100).enhance_many(endless()))
-    assert taken == 3  # large photos do not wait until a hundred faces are there
+    assert taken == 4  # large photos do not wait until a hundred faces are there; one is read ahead
+
+
+def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(monkeypatch: pytest.MonkeyPatch):
+    searched, finished, seen = [threading.Event() for _ in range(3)], [threading.Event() for _ in range(3)], []
+
+    class Watched(FixedDetector):
+        def detect(self, image: np.ndarray) -> list[Found]:
+            searched[image[0, 0, 0]].set()
+            return super().detect(image)
+
+    class Waits(Invert):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            index = len(self.batches)
+            seen.append(index == 2 or searched[index + 1].wait(10))
+            seen.append(index == 0 or finished[index - 1].wait(10))
+            return super().forward(x)
+
+    network = LAFRer(model=Waits(), detection_model=Watched(found(80, 60)), device="cpu", upscale=1, batch_size=1)
+    finish = network._finish
+
+    def watched_finish(pending: Any, paste_back: bool, weight: float) -> Any:
+        result = finish(pending, paste_back, weight)
+        finished[result.input_img[0, 0, 0]].set()
+        return result
+
+    monkeypatch.setattr(network, "_finish", watched_finish)
+    results = list(network.enhance_many(photo(value) for value in range(3)))
+    assert seen == [True] * 6
+    assert [result.input_img[0, 0, 0] for result in results if result.input_img is not None] == [0, 1, 2]
 
 
 class Fails(Invert):
