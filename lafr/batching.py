@@ -52,7 +52,8 @@ class FaceRunner:
         self.network: nn.Module = network
         if compiled:
             mode = "reduce-overhead" if device.type == "cuda" else "default"
-            network = network.to(memory_format=torch.channels_last)
+            if all(parameter.dim() < 5 for parameter in network.parameters()):  # GFPGAN's modulated weights are not
+                network = network.to(memory_format=torch.channels_last)
             self.network = torch.compile(network, mode=mode, dynamic=False)  # type: ignore[assignment]
         elif for_inference is not None:
             self.network = for_inference()

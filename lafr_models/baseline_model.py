@@ -20,7 +20,7 @@ class BaselineModel(TrainingModel):
     def build(self) -> None:
         if self.is_train:
             raise ValueError("model_type: BaselineModel restores and is not trained; use it with basicsr/test.py")
-        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        self.net_g = build_network(self.opt["network_g"]).to(self.device)
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.bare_g(lq).clamp(0, 1)
