@@ -62,7 +62,9 @@ def degraded(faces: Sequence[np.ndarray], generator: np.random.Generator) -> np.
 
 
 def write_faces(folder: Path, count: int) -> None:
-    """Write aligned faces as JPEG files, a thousand a sub-folder."""
+    """Write aligned faces as JPEG files, a thousand a sub-folder; nothing where the folder is there."""
+    if folder.exists():
+        return
     faces, generator = portraits(), np.random.default_rng(0)
     for index in range(count):
         path = folder / f"{index // 1000:03d}" / f"{index:06d}.jpg"
@@ -71,7 +73,9 @@ def write_faces(folder: Path, count: int) -> None:
 
 
 def write_crowds(folder: Path, count: int) -> None:
-    """Write whole photos, each with `CROWD` faces side by side."""
+    """Write whole photos, each with `CROWD` faces side by side; nothing where the folder is there."""
+    if folder.exists():
+        return
     faces, generator = portraits(), np.random.default_rng(1)
     folder.mkdir(parents=True)
     for index in range(count):
@@ -223,6 +227,7 @@ def main() -> int:
     parser.add_argument("--crowds", type=int, default=20, help="photos of `whole`")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each of `processes`")
     parser.add_argument("--batch", type=int, default=8, help="faces at once")
+    parser.add_argument("--folder", type=Path, help="where photos are made, and found again (default: a temporary one)")
     parser.add_argument("--out", type=Path, help="JSON file; other parts that it holds already are kept")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -230,7 +235,7 @@ def main() -> int:
         child(json.loads(args.child))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        report = benchmark(args, Path(folder))
+        report = benchmark(args, args.folder or Path(folder))
     if args.out:
         known = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
         args.out.parent.mkdir(parents=True, exist_ok=True)
