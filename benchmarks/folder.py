@@ -5,8 +5,8 @@
 Photos are made on the spot from two public-domain portraits: degraded faces, each shifted, turned and lit differently,
 and crowds of them for the detector. Every figure comes from processes of their own, which load the network, restore a
 few photos to warm up, and start together when all are ready; what is timed is what follows, to the last line of the
-manifest. `ratio` is the throughput of two processes over that of one with as many threads as each of the two: medians
-of runs that take turns.
+manifest. `load_before` is the machine's load average before a run: what a speed was measured beside. `ratio` is the
+throughput of two processes over that of one with as many threads as each of the two: medians of runs that take turns.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def machine() -> dict[str, Any]:
 
 def measure(source: Path, world: int, threads: int, batch: int, aligned: bool = True) -> dict[str, Any]:
     """Restore a folder by `world` processes; faces a second over all of them."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as out:
         options = {"source": str(source), "out": out, "aligned": aligned, "batch": batch, "threads": threads}
         children = []
@@ -162,6 +163,7 @@ def measure(source: Path, world: int, threads: int, batch: int, aligned: bool = 
     return {
         "processes": world,
         "threads": threads,
+        "load_before": load,
         "photos": photos,
         "faces": faces,
         "seconds": seconds,
@@ -178,7 +180,7 @@ def measure(source: Path, world: int, threads: int, batch: int, aligned: bool = 
 def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The parts of the report that were asked for."""
     report: dict[str, Any] = {"machine": machine(), "network": "mini", "batch": args.batch}
-    threads = os.cpu_count() or 1
+    threads = args.threads or os.cpu_count() or 1
     if "memory" in args.parts:
         runs = {}
         for count in args.photos:
@@ -191,7 +193,9 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         runs_of: dict[str, list[dict[str, Any]]] = {"one": [], "two": []}
         for _ in range(args.repeat):
             for name, world in (("one", 1), ("two", 2)):
-                runs_of[name].append(measure(folder / "processes", world, max(1, threads // 2), args.batch))
+                runs_of[name].append(
+                    measure(folder / "processes", world, max(1, (os.cpu_count() or 1) // 2), args.batch)
+                )
         one, two = (median(run["faces_per_second"] for run in runs) for runs in runs_of.values())
         report |= {"processes": runs_of, "faces_per_second": {"one": one, "two": two}, "ratio": two / one}
     if "whole" in args.parts:
@@ -227,6 +231,7 @@ def main() -> int:
     parser.add_argument("--crowds", type=int, default=20, help="photos of `whole`")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each of `processes`")
     parser.add_argument("--batch", type=int, default=8, help="faces at once")
+    parser.add_argument("--threads", type=int, help="of `memory` and `whole` (default: one a core)")
     parser.add_argument("--folder", type=Path, help="where photos are made, and found again (default: a temporary one)")
     parser.add_argument("--out", type=Path, help="JSON file; other parts that it holds already are kept")
     parser.add_argument("--child", help=argparse.SUPPRESS)
