@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -60,6 +61,18 @@ class ValidationFaceDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         """Return the number of faces."""
         return len(self._faces)
+
+    def names(self) -> list[str]:
+        """Return each face's path below the folder, without suffix.
+
+        Raises:
+            ValueError: two files differ in the suffix only.
+        """
+        names = [self._faces.key(index) for index in range(len(self))]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise ValueError(f"dataroot_gt: {twice[0]} is the name of several files, of different suffixes")
+        return names
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return pair ``index``."""
