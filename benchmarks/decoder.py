@@ -9,7 +9,8 @@ repeat). At `full` it is Stable Diffusion's decoder and options/lafr_decoder.yml
 nothing is said of quality; at `mini` whole faces are restored too. `ratio` is the median of the new decoder over that
 of the VAE's, both fast.
 `quality` restores every face of a folder with both networks, from the same LQ face. FACES are FFHQ-aligned faces that
-neither was trained on. The VAE's own decoder is that of the bundled mini.
+neither was trained on. The VAE's own decoder is that of the bundled mini; the same metrics of LQ and HQ come from
+quality.py.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def speed(scale: str, model: str | None, batches: list[int], repeat: int) -> dic
 
 @torch.inference_mode()
 def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None) -> dict[str, Any]:
-    """Metrics of LQ, both restorations and HQ, and of the small decoder's images against the own decoder's."""
+    """Metrics of both restorations, and PSNR of the small decoder's images to the own decoder's."""
     from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 
     from lafr_data.validation_dataset import ValidationFaceDataset
@@ -150,27 +151,25 @@ def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None
     learned, missing = optional_metrics()
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
-    def compare(column: str, image: Tensor, reference: Tensor) -> None:
-        ours, theirs = to_bytes(image), to_bytes(reference)
-        rows["psnr_rgb"][column].append(calculate_psnr(ours, theirs, 0))
-        rows["ssim_rgb"][column].append(float(calculate_ssim(ours, theirs, 0)))
-        for name, metric in learned.items():
-            rows[name][column].append(float(metric(image, reference)))
+    def psnr(column: str, image: Tensor, reference: Tensor) -> None:
+        rows["psnr_rgb"][column].append(calculate_psnr(to_bytes(image), to_bytes(reference), 0))
 
     for index in tqdm(range(len(dataset)), unit="face", disable=None):
         item = dataset[index]
         lq, hq = item["lq"][None], item["gt"][None]
         latent = nets["own"](lq, output="restored")
         images = {name: net.decode(latent).clamp(0, 1) for name, net in nets.items()}
-        for column, image in ({"lq": lq} | images).items():
-            compare(column, image, hq)
-        for column, image in ({"lq": lq} | images | {"hq": hq}).items():
+        for column, image in images.items():
+            psnr(column, image, hq)
+            rows["ssim_rgb"][column].append(float(calculate_ssim(to_bytes(image), to_bytes(hq), 0)))
             rows["niqe"][column].append(calculate_niqe(to_bytes(image), 0))
-        compare("small_to_own", images["small"], images["own"])
+            for name, metric in learned.items():
+                rows[name][column].append(float(metric(image, hq)))
+        psnr("small_to_own", images["small"], images["own"])
         # What both decoders make of the good face's own latent: the most that they can show.
-        for name, net in nets.items():
-            decoded = net.decode(nets["own"].encode(hq)).clamp(0, 1)
-            compare(f"{name}_of_hq_latent", decoded, hq)
+        best = nets["own"].encode(hq)
+        for column, net in nets.items():
+            psnr(f"{column}_of_hq_latent", net.decode(best).clamp(0, 1), hq)
     metrics: dict[str, Any] = {}
     for metric, columns in rows.items():
         metrics[metric] = {column: bootstrap_mean(values) for column, values in columns.items()}

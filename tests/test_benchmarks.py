@@ -86,7 +86,8 @@ def test_decoder_quality(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert script.main() == 0
     report = json.loads(out.read_text())
     psnr = {column: value["mean"] for column, value in report["metrics"]["psnr_rgb"].items()}
-    assert psnr["small"] < psnr["lq"] < psnr["own"] < psnr["own_of_hq_latent"]
+    assert psnr["small"] < 15 < psnr["own"] < psnr["own_of_hq_latent"]  # the small one's weights are random
+    assert set(report["metrics"]["niqe"]) == {"small", "own", "small_minus_own"}
     assert psnr["small_minus_own"] == pytest.approx(psnr["small"] - psnr["own"])
     assert report["decoder"]["widths"] == [16]
 

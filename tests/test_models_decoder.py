@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from base_models import write_mini_prior
+from base_models import SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
 from lafr.options import load_yaml
 from lafr.startup import MissingFilesError, require_files
 from lafr_arch.decoder_arch import SmallDecoder
@@ -168,6 +168,18 @@ def test_faults_are_told(
         del opt["network_teacher"]
     with pytest.raises(ValueError, match=message):
         build(opt)
+
+
+def test_the_full_size_options_train_a_tiny_networks_decoder(tmp_path: Path):
+    shipped = load_yaml(ROOT / "options/lafr_decoder.yml")
+    train = dict(shipped["train"])
+    train["perceptual_opt"] = {**train["perceptual_opt"], "random_backbone": True}
+    opt = options(tmp_path, shipped["model_type"], dict(shipped["network_g"]), **train)
+    opt["network_d"] = shipped["network_d"]
+    base = str(write_stable_diffusion(tmp_path / "sd"))
+    opt["network_teacher"] = {"type": "LAFRNet", "base_model": base}
+    logs = step(build(opt), 1, batch(2, SD_IMAGE_SIZE))
+    assert set(logs) == {"l_pixel", "l_perceptual", "l_pixel_gt", "l_perceptual_gt"}
 
 
 def test_what_is_missing_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
