@@ -138,6 +138,19 @@ def test_both_stages_resume_export_and_test(root: Path, aligned: Path):
     assert len(list(root.glob("results/lafr_test/visualization/celeba_x4/*.png"))) == 2
 
 
+def test_osediff(root: Path):
+    # It has no alignment module. The network of the distillation takes base model and prompt from network_g.
+    options = [setting for setting in settings(root) if ":alignment:" not in setting]
+    options += ["train:perceptual_opt:random_backbone=true", "train:total_iter=2"]
+    status, text = launch(root, "train.py", "osediff.yml", *options)
+    assert status == 0, text
+    for name in ("l_pixel", "l_perceptual", "l_vsd", "l_vsd_lora", "psnr"):
+        assert name in text
+    run = root / "experiments/osediff"
+    assert {p.name for p in run.glob("models/*_2.pth")} == {"net_g_2.pth", "net_vsd_2.pth"}
+    assert LAFRNet.from_pretrained(run / "deployed").alignment is None
+
+
 def test_bundled_mini_restores_a_folder(root: Path):
     settings = ("num_gpu=0", f"datasets:test_1:dataroot_gt={root / 'faces'}", f"network_g:folder={MINI}")
     status, text = launch(root, "test.py", "mini/test.yml", *settings)
