@@ -179,7 +179,7 @@ def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None
         "set": {"faces": len(dataset), "seed": seed, "degradation": preset, "image_size": size},
         "decoder": nets["small"].decoder_config,
         "metrics": metrics,
-        "missing": missing,
+        "missing": sorted(missing),
         "versions": {"lafr": lafr.__version__, "torch": torch.__version__},
     }
 
