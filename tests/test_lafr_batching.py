@@ -1,7 +1,8 @@
-"""FaceRunner with a compiled network: static shapes, the same faces."""
+"""FaceRunner: memory that runs out, results that are not finite, compiled networks."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,54 @@ class Doubling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.sizes.append(len(x))
         return 2 * x
+
+
+class Fails(Doubling):
+    """Runs out of memory above `limit` faces."""
+
+    def __init__(self, limit: int, message: str) -> None:
+        super().__init__()
+        self.limit, self.message = limit, message
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise RuntimeError(self.message)
+        return super().forward(x)
+
+
+def test_batches_shrink_when_memory_runs_out(caplog: pytest.LogCaptureFixture):
+    faces = list(np.random.default_rng(0).random((7, 8, 8, 3), dtype=np.float32))
+    model = Fails(2, "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried")
+    runner = FaceRunner(model, CPU, batch_size=7)
+    with caplog.at_level(logging.WARNING):
+        results = runner(faces)
+    for face, result in zip(faces, results, strict=True):
+        np.testing.assert_allclose(result, 2 * face)
+    assert model.sizes == [1] * 7  # 7, 3, 1: halved for good
+    assert "out of memory with 7 faces" in caplog.text
+    with pytest.raises(RuntimeError, match="out of memory"):
+        FaceRunner(Fails(0, "CUDA out of memory"), CPU)(faces[:1])
+    with pytest.raises(RuntimeError, match="shape"):  # other errors are not retried
+        FaceRunner(Fails(2, "shape mismatch"), CPU)(faces)
+
+
+class Overflows(Doubling):
+    """Gives infinities in bfloat16 for dark faces."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        if not torch.is_autocast_enabled("cpu"):
+            return 2 * x
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) < 0.5, torch.inf, 2 * x)
+
+
+def test_a_face_that_is_not_finite_is_repeated_in_fp32(caplog: pytest.LogCaptureFixture):
+    faces = [np.full((8, 8, 3), value, np.float32) for value in (0.9, 0.1, 0.8)]
+    model = Overflows()
+    results = FaceRunner(model, CPU, precision="bf16")(faces)
+    assert model.sizes == [3, 1]
+    np.testing.assert_allclose(results[1], np.float32(0.2))
+    assert "repeated in fp32" in caplog.text
 
 
 def test_compiled_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch):

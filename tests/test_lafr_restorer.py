@@ -18,7 +18,6 @@ from torch import nn
 
 from lafr import restorer
 from lafr.background import RealESRGANBackground
-from lafr.batching import FaceRunner
 from lafr.ffhq import FFHQ_POINTS
 from lafr.networks import load_network, pick_device
 from lafr.restorer import LAFRer
@@ -301,54 +300,6 @@ def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(m
     results = list(network.enhance_many(photo(value) for value in range(3)))
     assert seen == [True] * 6
     assert [result.input_img[0, 0, 0] for result in results if result.input_img is not None] == [0, 1, 2]
-
-
-class Fails(Invert):
-    """Runs out of memory above `limit` faces."""
-
-    def __init__(self, limit: int, message: str) -> None:
-        super().__init__()
-        self.limit, self.message = limit, message
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) > self.limit:
-            raise RuntimeError(self.message)
-        return super().forward(x)
-
-
-def test_batches_shrink_when_memory_runs_out(caplog: pytest.LogCaptureFixture):
-    faces = list(np.random.default_rng(0).random((7, SIZE, SIZE, 3), dtype=np.float32))
-    model = Fails(2, "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried")
-    runner = FaceRunner(model, CPU, batch_size=7)
-    with caplog.at_level(logging.WARNING):
-        results = runner(faces)
-    for face, result in zip(faces, results, strict=True):
-        np.testing.assert_allclose(result, 1 - face, atol=1e-6)
-    assert model.batches == [1] * 7  # 7, 3, 1: halved for good
-    assert "out of memory with 7 faces" in caplog.text
-    with pytest.raises(RuntimeError, match="out of memory"):
-        FaceRunner(Fails(0, "CUDA out of memory"), CPU)(faces[:1])
-    with pytest.raises(RuntimeError, match="shape"):  # other errors are not retried
-        FaceRunner(Fails(2, "shape mismatch"), CPU)(faces)
-
-
-class Overflows(Invert):
-    """Gives infinities in bfloat16 for dark faces."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.batches.append(len(x))
-        if not torch.is_autocast_enabled("cpu"):
-            return 1 - x
-        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) < 0.5, torch.inf, 1 - x)
-
-
-def test_a_face_that_is_not_finite_is_repeated_in_fp32(caplog: pytest.LogCaptureFixture):
-    faces = [np.full((SIZE, SIZE, 3), value, np.float32) for value in (0.9, 0.1, 0.8)]
-    model = Overflows()
-    results = FaceRunner(model, CPU, precision="bf16")(faces)
-    assert model.batches == [3, 1]
-    np.testing.assert_allclose(results[1], 0.9, atol=1e-6)
-    assert "repeated in fp32" in caplog.text
 
 
 def test_a_network_that_fails_on_one_photo_leaves_the_others():
