@@ -97,3 +97,19 @@ def test_decoder_speed_refuses(monkeypatch: pytest.MonkeyPatch, arguments: list[
     monkeypatch.setattr(sys, "argv", ["decoder.py", "speed", *arguments])
     with pytest.raises(SystemExit, match="2"):
         load("decoder").main()
+
+
+def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    out = tmp_path / "folder.json"
+    arguments = ["--parts", "processes", "--faces", "4", "--repeat", "1", "--folder", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["folder.py", *arguments])
+    out.write_text(json.dumps({"memory": [{"photos": 7}]}))
+    assert load("folder").main() in (0, None)
+    report = json.loads(out.read_text())
+    assert report["memory"] == [{"photos": 7}], "parts that were measured before are kept"
+    (one,), (two,) = report["processes"]["one"], report["processes"]["two"]
+    assert one["shares"] == [4]
+    assert len(two["shares"]) == 2
+    assert sum(two["shares"]) == 4
+    assert report["ratio"] == pytest.approx(two["faces_per_second"] / one["faces_per_second"])
+    assert str(tmp_path) not in out.read_text()
