@@ -105,7 +105,11 @@ def test_lq_latents_are_kept_where_pairs_come_back(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(LAFRNet, "encode", counting)
     flipped = {key: value.flip(-1) for key, value in batch().items() if key in ("lq", "gt")}
     for number, item in enumerate((batch(), flipped, batch(), flipped), start=1):
-        assert step(plain, number, item) == step(cached, number, item)
+        logs = []
+        for model in (plain, cached):
+            torch.manual_seed(0)  # the codebook starts from random features
+            logs.append(step(model, number, item))
+        assert logs[0] == logs[1]
     assert encoded[0] == 16, "two batches of four pairs, each image once"
 
 
