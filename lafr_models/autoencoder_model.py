@@ -9,12 +9,11 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
-from lafr_models.image_losses import ImageLosses
-from lafr_models.training import TrainingModel
+from lafr_models.image_training import ImageTrainingModel
 
 
 @MODEL_REGISTRY.register()
-class AutoencoderModel(TrainingModel):
+class AutoencoderModel(ImageTrainingModel):
     """Train a VAE (``network_g``) on images, with an optional discriminator (``network_d``).
 
     Losses: the image losses of ``train:`` between the image and its decoded latent, plus ``kl_weight`` times the mean
@@ -28,29 +27,20 @@ class AutoencoderModel(TrainingModel):
         self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
         if self.is_train:
             train = self.opt["train"]
-            self.image_losses = ImageLosses(train).to(self.device)
+            self.build_image_losses()
             self.kl_weight = float(train.get("kl_weight", 0))
             self.latent_noise = float(train.get("latent_noise", 0))
             self.latent_square: Tensor | None = None
-            if self.image_losses.adversarial is not None:
-                self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         decoded, distribution = self.net_g(2 * data["gt"] - 1, self.latent_noise)
-        self.output = (decoded + 1) / 2
+        self.output, self.target = (decoded + 1) / 2, data["gt"]
         square = distribution.mean.detach().square().mean()
         self.latent_square = square if self.latent_square is None else self.latent_square.lerp(square, 0.01)
-        losses = self.image_losses(self.output, data["gt"])
+        losses = self.image_losses(self.output, self.target)
         if self.kl_weight > 0:
             losses["l_kl"] = self.kl_weight * distribution.kl().mean() / distribution.mean[0].numel()
-        if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
-            losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
-        return losses
-
-    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
-        if self.net_d is None or not self.image_losses.adversarial_active(current_iter):
-            return {}
-        return {"l_discriminator": self.image_losses.discriminator(self.net_d, self.output, data["gt"])}
+        return self.with_adversarial(losses, current_iter)
 
     def restore(self, lq: Tensor) -> Tensor:
         latent = self.bare_g.encode(2 * lq - 1).latent_dist.mean

@@ -14,14 +14,13 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from lafr_arch.decoder_arch import build_decoder
-from lafr_models.image_losses import ImageLosses
-from lafr_models.training import TrainingModel
+from lafr_models.image_training import ImageTrainingModel, random_part
 
 _PSNR = {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}
 
 
 @MODEL_REGISTRY.register()
-class LAFRDecoderModel(TrainingModel):
+class LAFRDecoderModel(ImageTrainingModel):
     """Train a decoder (``network_g``: SmallDecoder or TAESDDecoder) to give the images of ``network_teacher``'s.
 
     The teacher is a frozen LAFRNet or DeployedLAFRNet. Losses: the image losses of ``train:`` between the images that
@@ -62,35 +61,22 @@ class LAFRDecoderModel(TrainingModel):
         self.of_teacher: list[float] = []
         if not self.is_train:
             return
-        self.image_losses = ImageLosses(train).to(self.device)
+        self.build_image_losses()
         self.latent_noise = float(train.get("latent_noise", 0))
         self.gt_weight = float(train.get("gt_weight", 0))
-        self.decode_crop = train.get("decode_crop")
-        if self.decode_crop is not None and self.image_losses.whole_face:
-            raise ValueError(
-                f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out"
-            )
-        if self.image_losses.adversarial is not None:
-            self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.decode_crop = self.decode_crop_option()
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             latent, restored = self._latents(data)
-            latent, gt = self._crop(latent, data["gt"])
+            latent, gt = random_part(latent, data["gt"], self.decode_crop)
             self.target = self.fast_teacher.decode(latent)
         self.output = self._decode(latent)
         losses = self.image_losses(self.output, self.target)
         if self.gt_weight > 0:
             for name, value in self._gt_losses(gt, ~restored).items():
                 losses[f"{name}_gt"] = self.gt_weight * value
-        if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
-            losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
-        return losses
-
-    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
-        if self.net_d is None or not self.image_losses.adversarial_active(current_iter):
-            return {}
-        return {"l_discriminator": self.image_losses.discriminator(self.net_d, self.output, self.target)}
+        return self.with_adversarial(losses, current_iter)
 
     def _latents(self, data: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Scaled latents (B, C, h, w), and which of them are restored, (B,) bool."""
@@ -106,17 +92,6 @@ class LAFRDecoderModel(TrainingModel):
         if self.latent_noise > 0:
             latent = latent + self.latent_noise * latent.std() * torch.randn_like(latent)
         return latent, restored
-
-    def _crop(self, latent: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
-        """The same random part of the latents and of the images; both whole without ``decode_crop``."""
-        height, width = latent.shape[-2:]
-        side = self.decode_crop
-        if side is None or side >= min(height, width):
-            return latent, gt
-        top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
-        scale = gt.shape[-1] // width
-        latent = latent[..., top : top + side, left : left + side]
-        return latent, gt[..., top * scale : (top + side) * scale, left * scale : (left + side) * scale]
 
     def _decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> the small decoder's images (B, 3, 8h, 8w), nominally in [0, 1]."""

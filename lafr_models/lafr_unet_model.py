@@ -11,8 +11,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_models.image_losses import ImageLosses
-from lafr_models.training import TrainingModel, log_sizes
+from lafr_models.image_training import ImageTrainingModel, random_part
+from lafr_models.training import log_sizes
 
 # Latent positions at the edge of a decoded crop whose pixels are left out of the losses: the decoder lacks what is
 # around them.
@@ -20,7 +20,7 @@ _MARGIN = 1
 
 
 @MODEL_REGISTRY.register()
-class LAFRUNetModel(TrainingModel):
+class LAFRUNetModel(ImageTrainingModel):
     """Fine-tune ``network_g``'s UNet (LoRA, or all of it) on restored images; adapter, encoder and decoder are frozen.
 
     Losses: the image losses of ``train:`` between the restored face and ``gt``, plus ``latent_weight`` times the L1
@@ -40,24 +40,15 @@ class LAFRUNetModel(TrainingModel):
         log_sizes(self.opt["network_g"])
         if not self.is_train:
             return
-        train = self.opt["train"]
-        self.image_losses = ImageLosses(train).to(self.device)
-        self.latent_weight = float(train.get("latent_weight", 0))
-        self.decode_crop = train.get("decode_crop")
-        if self.decode_crop is not None and self.image_losses.whole_face:
-            raise ValueError(
-                f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out"
-            )
-        if self.image_losses.adversarial is not None:
-            self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.build_image_losses()
+        self.latent_weight = float(self.opt["train"].get("latent_weight", 0))
+        self.decode_crop = self.decode_crop_option()
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         latent = self.net_g(data["lq"], output="restored")
         latent_losses = self.latent_losses(latent, data)
         self.output, self.target = self._decode(latent, data["gt"])
-        losses = self.image_losses(self.output, self.target)
-        if self.net_d is not None and self.image_losses.adversarial_active(current_iter):
-            losses["l_gan"] = self.image_losses.generator(self.net_d, self.output, losses)
+        losses = self.with_adversarial(self.image_losses(self.output, self.target), current_iter)
         return {**losses, **latent_losses}
 
     def latent_losses(self, latent: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
@@ -70,21 +61,13 @@ class LAFRUNetModel(TrainingModel):
 
     def _decode(self, latent: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
         """Decode the latent, or a random crop of it; return images and the part of ``gt`` they show."""
-        height, width = latent.shape[-2:]
-        side = self.decode_crop
-        if side is None or side >= min(height, width):
-            return self.bare_g.decode(latent), gt
-        top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
-        scale = gt.shape[-1] // width
-        image = self.bare_g.decode(latent[..., top : top + side, left : left + side])
-        gt = gt[..., top * scale : (top + side) * scale, left * scale : (left + side) * scale]
-        inner = slice(_MARGIN * scale, (side - _MARGIN) * scale)
-        return image[..., inner, inner], gt[..., inner, inner]
-
-    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
-        if self.net_d is None or not self.image_losses.adversarial_active(current_iter):
-            return {}
-        return {"l_discriminator": self.image_losses.discriminator(self.net_d, self.output, self.target)}
+        part, shown = random_part(latent, gt, self.decode_crop)
+        image = self.bare_g.decode(part)
+        if part is latent:
+            return image, gt
+        margin = _MARGIN * shown.shape[-1] // part.shape[-1]
+        inner = slice(margin, -margin)
+        return image[..., inner, inner], shown[..., inner, inner]
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.bare_g(lq).clamp(0, 1)

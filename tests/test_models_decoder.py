@@ -13,6 +13,7 @@ from lafr.options import load_yaml
 from lafr.startup import MissingFilesError, require_files
 from lafr_arch.decoder_arch import SmallDecoder
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_models.image_training import random_part
 from stage_options import PIXEL, Loader, batch, build, changed, options, snapshot, step
 
 DECODER = {"type": "SmallDecoder", "widths": [16, 16], "blocks": [1, 1]}
@@ -79,7 +80,7 @@ def test_crops_show_the_same_part(tmp_path: Path, base: str):
     latent = torch.arange(16.0).view(1, 1, 4, 4)
     image = latent.repeat_interleave(8, 2).repeat_interleave(8, 3)
     for _ in range(4):
-        part, shown = model._crop(latent, image)
+        part, shown = random_part(latent, image, model.decode_crop)
         assert part.shape == (1, 1, 2, 2)
         assert torch.equal(shown, part.repeat_interleave(8, 2).repeat_interleave(8, 3))
 
