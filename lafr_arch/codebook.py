@@ -102,7 +102,8 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _observe(self, nearest: Tensor, indices: Tensor, decay: float = 0.99) -> None:
         """Follow how often each code is used, and the scale of the distances."""
-        counts = torch.stack([torch.bincount(row, minlength=self.n_codes) for row in indices]).float()
+        # Not bincount, whose shape depends on the values: a GPU would have to be waited for.
+        counts = torch.zeros_like(self.usage).scatter_add_(1, indices, torch.ones_like(nearest))
         mean = nearest.mean()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)

@@ -92,7 +92,9 @@ class FusedConv2d(nn.Module):
         height, width = grow * x.shape[2], grow * x.shape[3]
         n_out = self.conv.out_channels
         if not self.upsample and not kernels.prefers_winograd(len(x), height, width):
-            small = kernels.direct(x, self._weight("direct"), self._weight("bias")[:n_out], affine, self.silu)
+            small = kernels.direct(
+                x, self._weight("direct", kernels), self._weight("bias", kernels)[:n_out], affine, self.silu
+            )
             return (small if residual is None else small.add_(residual)).to(x.dtype)
         # The kernels write whole vectors of channels; a residual can only be fused where there is nothing to cut off.
         fits = n_out % LANES == 0
@@ -103,7 +105,7 @@ class FusedConv2d(nn.Module):
             out = fused if overwrite else None
         elif fits and temporary:
             out = temporary_map(len(x), n_out, height, width, x.dtype)
-        weight, bias = self._weight("winograd"), self._weight("bias")
+        weight, bias = self._weight("winograd", kernels), self._weight("bias", kernels)
         out = kernels.winograd(x, weight, bias, affine, self.silu, self.upsample, fused, out)
         if not fits:
             out = out[:, :n_out]
@@ -115,11 +117,11 @@ class FusedConv2d(nn.Module):
             return None
         return load_kernels()
 
-    def _weight(self, name: str) -> Tensor:
+    def _weight(self, name: str, kernels: Kernels) -> Tensor:
         if name not in self._prepared:
             weight = self.conv.weight.detach().float()
             if name == "winograd":
-                self._prepared[name] = transform_weight(weight)
+                self._prepared[name] = transform_weight(weight, kernels.panel)
             elif name == "direct":
                 self._prepared[name] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
             else:
@@ -315,7 +317,9 @@ def _share(net: LAFRNet) -> LAFRNet:
     return copy.deepcopy(net, memo)
 
 
-def optimize_for_inference(net: LAFRNet, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
+def optimize_for_inference(
+    net: LAFRNet, dtype: torch.dtype | None = None, decoder_dtype: torch.dtype | None = None
+) -> LAFRNet:
     """A copy of a network for inference: deployed, in eval mode and as fast as is known while exact to rounding.
 
     The network itself stays as it is. A deployed one shares its weights with the copy, but for convolutions, whose
@@ -323,8 +327,9 @@ def optimize_for_inference(net: LAFRNet, decoder_dtype: torch.dtype | None = Non
 
     Args:
         net: a network on the device that it is to run on.
-        decoder_dtype: bfloat16 or float16 for the VAE's decoder, which is not exact: see LAFRNet's ``decoder_dtype``.
-            The network's own by default.
+        dtype: bfloat16 or float16 for VAE and UNet, which is not exact; see :meth:`LAFRNet.set_dtype`. The network's
+            own by default.
+        decoder_dtype: the same for the decoder alone, as LAFRNet's argument.
 
     Returns:
         The copy; its attribute ``inference_plan`` says what runs for each block and convolution, as :func:`rewrite`.
@@ -339,7 +344,9 @@ def optimize_for_inference(net: LAFRNet, decoder_dtype: torch.dtype | None = Non
             if part is not None and part is not fast.vae:
                 plan |= rewrite(part, path=name)
         counts = {kind: list(plan.values()).count(kind) for kind in sorted(set(plan.values()))}
-        logger.info("inference: %s", "; ".join(f"{count} x {kind}" for kind, count in counts.items()))
+        logger.debug("inference: %s", "; ".join(f"{count} x {kind}" for kind, count in counts.items()))
+    if dtype is not None:
+        fast.set_dtype(dtype)
     if decoder_dtype is not None:
         fast.set_decoder_dtype(decoder_dtype)
     fast.inference_plan = plan

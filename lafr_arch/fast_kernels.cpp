@@ -1,6 +1,6 @@
 // CPU kernels of lafr_arch/fast.py on channels-last maps (B, H, W, C), C a multiple of 16, in float or bfloat16:
-// Winograd's convolution F(4x4, 3x3) (Lavin and Gray, arXiv:1509.09308) without its matrix products, which torch does,
-// and what stands around a convolution in these networks: group normalisation, SiLU, nearest x2, bias, residual.
+// Winograd's convolution F(4x4, 3x3) (Lavin and Gray, arXiv:1509.09308) and what stands around a convolution in these
+// networks: group normalisation, SiLU, nearest x2, bias, residual.
 //
 // Compiled where it runs. Plain C calls and OpenMP only: it does not depend on torch's headers or version.
 
@@ -111,7 +111,7 @@ void winograd_input(const T *x, const float *scale, const float *shift, float *v
     constexpr int READ = DOUBLE ? 4 : 6; // values read along each side of a tile
     const int64_t grow = DOUBLE ? 2 : 1;
     const int64_t across = (grow * width + 3) / 4, down = (grow * height + 3) / 4;
-#pragma omp parallel for schedule(static)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < count; i++) {
         const int64_t tile = first + i, image = tile / (across * down);
         const int64_t top = tile / across % down * 4 / grow - 1, left = tile % across * 4 / grow - 1;
@@ -153,7 +153,7 @@ template <class T>
 void winograd_output(const float *m, const float *bias, const T *residual, T *out, int64_t plane, int64_t height,
                      int64_t width, int64_t channels, int64_t first, int64_t count) {
     const int64_t across = (width + 3) / 4, down = (height + 3) / 4;
-#pragma omp parallel for schedule(static)
+#pragma omp for schedule(static)
     for (int64_t i = 0; i < count; i++) {
         const int64_t tile = first + i, image = tile / (across * down);
         const int64_t top = tile / across % down * 4, left = tile % across * 4;
@@ -174,6 +174,60 @@ void winograd_output(const float *m, const float *bias, const T *residual, T *ou
             }
         }
     }
+}
+
+// Rows of `a` and, in vectors, columns of `b` that a matrix product holds in registers: of 32 in AVX-512, else 16.
+#ifdef __AVX512F__
+constexpr int ROWS = 12, COLUMNS = 2;
+#else
+constexpr int ROWS = 6, COLUMNS = 1;
+#endif
+constexpr int64_t PANEL = COLUMNS * LANES;
+
+// a (R of R, K) with rows at distance `row_a`, b (K, V vectors) -> c (R, V vectors) with rows at distance `row_c`.
+template <int R, int V>
+inline void product(const float *a, int64_t row_a, const float *b, float *c, int64_t row_c, int64_t depth) {
+    Vec sum[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) sum[r][v] = Vec{};
+    for (int64_t k = 0; k < depth; k++) {
+        Vec right[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) right[v] = load(b + (k * V + v) * LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            const Vec left = splat(a[r * row_a + k]);
+#pragma GCC unroll 2
+            for (int v = 0; v < V; v++) sum[r][v] += left * right[v];
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) store(c + r * row_c + v * LANES, sum[r][v]);
+}
+
+// The same for any number of rows, a few at a time.
+template <int R, int V>
+void rows_product(const float *a, int64_t row_a, const float *b, float *c, int64_t row_c, int64_t depth, int64_t rows) {
+    int64_t i = 0;
+    for (; i + R <= rows; i += R) product<R, V>(a + i * row_a, row_a, b, c + i * row_c, row_c, depth);
+    if constexpr (R > 1) {
+        if (i < rows) rows_product<R / 2, V>(a + i * row_a, row_a, b, c + i * row_c, row_c, depth, rows - i);
+    }
+}
+
+// Panel `panel` of c (rows, columns) = a (rows, depth) times b, which lies in panels of PANEL columns, each (depth,
+// PANEL); the last may have 16.
+inline void panel_product(const float *a, const float *b, float *c, int64_t rows, int64_t depth, int64_t columns,
+                          int64_t panel) {
+    const int64_t first = panel * PANEL;
+    b += first * depth;
+    c += first;
+    if (columns - first >= PANEL) rows_product<ROWS, COLUMNS>(a, depth, b, c, columns, depth, rows);
+    else rows_product<ROWS, 1>(a, depth, b, c, columns, depth, rows);
 }
 
 // x (B, H, W, C) -> patches (B * H * W, 9 * C) of a 3x3 convolution with zeros around the map.
@@ -219,11 +273,34 @@ void channel_sums(const T *x, const float *centre, float *sums, int64_t pixels, 
     }
 }
 
-template <class T, int ACT>
-void dispatch_input(const void *x, const float *scale, const float *shift, float *v, const int64_t *n, int doubled) {
-    const T *in = static_cast<const T *>(x);
-    if (doubled) winograd_input<T, ACT, true>(in, scale, shift, v, n[0], n[1], n[2], n[3], n[4], n[5]);
-    else winograd_input<T, ACT, false>(in, scale, shift, v, n[0], n[1], n[2], n[3], n[4], n[5]);
+// The whole convolution, `at_once` tiles after the other; see lafr_winograd.
+template <class T, int ACT, bool DOUBLE>
+void winograd(const T *x, const float *scale, const float *shift, const float *weight, const float *bias,
+              const T *residual, T *out, float *scratch, int64_t images, int64_t height, int64_t width,
+              int64_t channels, int64_t columns, int64_t at_once) {
+    const int64_t grow = DOUBLE ? 2 : 1, tall = grow * height, wide = grow * width;
+    const int64_t tiles = images * ((tall + 3) / 4) * ((wide + 3) / 4);
+    const int64_t panels = (columns + PANEL - 1) / PANEL;
+    float *v = scratch, *m = scratch + 36 * at_once * channels;
+#pragma omp parallel
+    for (int64_t first = 0; first < tiles; first += at_once) {
+        const int64_t count = tiles - first < at_once ? tiles - first : at_once;
+        winograd_input<T, ACT, DOUBLE>(x, scale, shift, v, count * channels, height, width, channels, first, count);
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < 36 * panels; task++) {
+            const int64_t plane = task / panels;
+            panel_product(v + plane * count * channels, weight + plane * channels * columns,
+                          m + plane * count * columns, count, channels, columns, task % panels);
+        }
+        winograd_output(m, bias, residual, out, count * columns, tall, wide, columns, first, count);
+    }
+}
+
+template <class T, int ACT, bool DOUBLE>
+void dispatch(const void *x, const float *scale, const float *shift, const float *weight, const float *bias,
+              const void *residual, void *out, float *scratch, const int64_t *n) {
+    winograd<T, ACT, DOUBLE>(static_cast<const T *>(x), scale, shift, weight, bias, static_cast<const T *>(residual),
+                             static_cast<T *>(out), scratch, n[0], n[1], n[2], n[3], n[4], n[5]);
 }
 
 } // namespace
@@ -243,23 +320,19 @@ void dispatch_input(const void *x, const float *scale, const float *shift, float
 
 extern "C" {
 
-void lafr_winograd_input(const void *x, const float *scale, const float *shift, float *v, int64_t plane,
-                         int64_t height, int64_t width, int64_t channels, int64_t first, int64_t count, int act,
-                         int doubled, int half) {
-    const int64_t n[] = {plane, height, width, channels, first, count};
-#define CALL(T, ACT) dispatch_input<T, ACT>(x, scale, shift, v, n, doubled)
+// Columns of the panels that weights lie in.
+int64_t lafr_panel() { return PANEL; }
+
+// x (B, H, W, C) -> out (B, H', W', O). `weight` is (36, C, O) with each plane in panels, `bias` (O), `residual` like out
+// or null, `scratch` has room for 36 * at_once * (C + O) floats; sizes are B, H, W, C, O, at_once.
+void lafr_winograd(const void *x, const float *scale, const float *shift, const float *weight, const float *bias,
+                   const void *residual, void *out, float *scratch, const int64_t *sizes, int act, int doubled,
+                   int half) {
+#define CALL(T, ACT)                                                                                                   \
+    if (doubled) dispatch<T, ACT, true>(x, scale, shift, weight, bias, residual, out, scratch, sizes);                 \
+    else dispatch<T, ACT, false>(x, scale, shift, weight, bias, residual, out, scratch, sizes)
     DISPATCH(CALL)
 #undef CALL
-}
-
-void lafr_winograd_output(const float *m, const float *bias, const void *residual, void *out, int64_t plane,
-                          int64_t height, int64_t width, int64_t channels, int64_t first, int64_t count, int half) {
-    if (half)
-        winograd_output(m, bias, static_cast<const BFloat16 *>(residual), static_cast<BFloat16 *>(out), plane, height,
-                        width, channels, first, count);
-    else
-        winograd_output(m, bias, static_cast<const float *>(residual), static_cast<float *>(out), plane, height, width,
-                        channels, first, count);
 }
 
 void lafr_patches(const void *x, const float *scale, const float *shift, float *out, int64_t images, int64_t height,

@@ -1,7 +1,7 @@
 """Compile and call fast_kernels.cpp: 3x3 convolutions on a CPU by Winograd's F(4x4, 3x3), exact to rounding.
 
 It takes 1/4 of the multiplications, and the group normalisation and activation before the convolution, the nearest x2
-of an upsampler, the bias and the residual cost no pass over memory of their own. The matrix products are torch's.
+of an upsampler, the bias and the residual cost no pass over memory of their own.
 Rounding is about three times that of a direct convolution: 1e-6 of the output's spread.
 """
 
@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lafr_arch.map_memory import MapMemory
+
 logger = logging.getLogger(__name__)
 
 LANES = 16
@@ -40,10 +42,11 @@ _G = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-# Below it the transformed weights, four times the plain ones, take longer to read than the products save.
+# Below it the transformed weights, four times the plain ones, are not worth their memory.
 _MIN_TILES = 48
 
 _scratch = threading.local()
+_maps = MapMemory()
 
 
 class KernelError(RuntimeError):
@@ -97,19 +100,22 @@ def load_kernels() -> Kernels | None:
         return None
 
 
-def transform_weight(weight: Tensor) -> Tensor:
-    """Kernels (O, I, 3, 3) of a convolution -> (36, I', O') float32, sizes rounded up to :data:`LANES` with zeros."""
+def transform_weight(weight: Tensor, panel: int) -> Tensor:
+    """Kernels (O, I, 3, 3) of a convolution -> (36, I' * O') float32, sizes rounded up to :data:`LANES` with zeros.
+
+    Each of the 36 matrices (I', O') lies in panels of `panel` columns, one after the other; the last may be narrower.
+    """
     g = torch.tensor(_G, dtype=torch.float64)
     out, channels = (-(-size // LANES) * LANES for size in weight.shape[:2])
     transformed = torch.zeros(36, channels, out)
     product = torch.einsum("au,bv,oiuv->abio", g, g, weight.detach().double().cpu())
     transformed[:, : weight.shape[1], : weight.shape[0]] = product.flatten(0, 1)
-    return transformed
+    return torch.cat([part.flatten(1) for part in transformed.split(panel, dim=2)], dim=1)
 
 
 def empty_map(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
     """(B, C, H, W) in channels_last, not initialised."""
-    return torch.empty(batch, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
+    return _maps.empty((batch, height, width, channels), dtype).permute(0, 3, 1, 2)
 
 
 def temporary_map(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -146,16 +152,17 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         functions = ctypes.CDLL(str(library))
         pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        self._input = functions.lafr_winograd_input
-        self._input.argtypes = [pointer] * 4 + [size] * 6 + [flag] * 3
-        self._output = functions.lafr_winograd_output
-        self._output.argtypes = [pointer] * 4 + [size] * 6 + [flag]
+        self._winograd = functions.lafr_winograd
+        self._winograd.argtypes = [pointer] * 8 + [ctypes.POINTER(size)] + [flag] * 3
         self._patches = functions.lafr_patches
         self._patches.argtypes = [pointer] * 4 + [size] * 4 + [flag] * 2
         self._sums = functions.lafr_channel_sums
         self._sums.argtypes = [pointer] * 3 + [size] * 4 + [flag]
-        for function in (self._input, self._output, self._patches, self._sums):
+        for function in (self._winograd, self._patches, self._sums):
             function.restype = None
+        functions.lafr_panel.restype = size
+        self.panel: int = functions.lafr_panel()
+        """Columns that lie together in the weights of :meth:`winograd`."""
 
     @staticmethod
     def takes(x: Tensor) -> bool:
@@ -215,24 +222,20 @@ class Kernels:
             out: where the result goes; may be `residual`, not x. A new map by default.
         """
         batch, channels, height, width = x.shape
-        n_out = weight.shape[2]
+        n_out = len(bias)
         grow = 2 if double else 1
         if out is None:
             out = empty_map(batch, n_out, grow * height, grow * width, x.dtype)
         tiles = batch * -(-grow * height // 4) * -(-grow * width // 4)
-        # Few enough that the transformed tiles stay in the cache, many enough for the matrix product.
-        count = min(tiles, max(128, 65536 // (channels + n_out)))
+        # Few enough that the transformed tiles stay in the cores' caches, many enough to read the weights seldom.
+        count = max(96, torch.get_num_threads() * 16384 // (channels + n_out))
+        count = min(tiles, count // 12 * 12)  # which the matrix product takes 6 or 12 at a time
         scratch = _buffer("tiles", 36 * count * (channels + n_out))
         scale, shift, act, half = _reading(x, affine, silu)
+        sizes = (ctypes.c_int64 * 6)(batch, height, width, channels, n_out, count)
         added = None if residual is None else residual.data_ptr()
-        for first in range(0, tiles, count):
-            n = min(count, tiles - first)
-            v, m = scratch[: 36 * n * channels], scratch[36 * n * channels : 36 * n * (channels + n_out)]
-            sizes = (height, width, channels, first, n)
-            self._input(x.data_ptr(), scale, shift, v.data_ptr(), n * channels, *sizes, act, int(double), half)
-            torch.bmm(v.view(36, n, channels), weight, out=m.view(36, n, n_out))
-            sizes = (grow * height, grow * width, n_out, first, n)
-            self._output(m.data_ptr(), bias.data_ptr(), added, out.data_ptr(), n * n_out, *sizes, half)
+        tensors = (weight.data_ptr(), bias.data_ptr(), added, out.data_ptr(), scratch.data_ptr())
+        self._winograd(x.data_ptr(), scale, shift, *tensors, sizes, act, int(double), half)
         return out
 
     def direct(

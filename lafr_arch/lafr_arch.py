@@ -6,9 +6,6 @@ The same class serves both training stages, validation, inference, export and th
 from __future__ import annotations
 
 import copy
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +13,18 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
 import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
-from lafr_arch.base_model import VAE_CLASSES, load_base_model
+from lafr_arch import deployed
+from lafr_arch.base_model import load_base_model
 from lafr_arch.decoder_arch import build_decoder, load_decoder
-from lafr_arch.ip_adapter import IPAdapter, add_image_attention, image_attention
+from lafr_arch.ip_adapter import IPAdapter, image_attention
 from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
 from lafr_arch.part_weights import load_part
 from lafr_arch.static_unet import FullUNet, StaticUNet
 
-FORMAT = "lafr-1"
-WEIGHTS_NAME = "model.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,6 +48,16 @@ def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float | Te
     if prediction_type == "sample":
         return prediction
     raise ValueError(f"prediction_type {prediction_type!r} is unknown; use epsilon, v_prediction or sample")
+
+
+def _lower(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """For a part that runs in ``dtype``; one in fp32 takes what comes, fp64 included."""
+    return x if dtype == torch.float32 else x.to(dtype)
+
+
+def _raise(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Back to fp32 from a part that runs in ``dtype``."""
+    return x if dtype == torch.float32 else x.float()
 
 
 def trains(module: nn.Module | None) -> bool:
@@ -185,7 +189,7 @@ class LAFRNet(nn.Module):
         self.sample_latent = False
         self.decoder_config: dict[str, Any] | None = None
         self.decoder: nn.Module | None = None
-        self.decoder_dtype = torch.float32
+        self.dtype = self.decoder_dtype = torch.float32
         # What a copy made by for_inference runs for each block and convolution.
         self.inference_plan: dict[str, str] = {}
 
@@ -202,6 +206,14 @@ class LAFRNet(nn.Module):
             load_decoder(self.decoder, weights)
         self.vae.decoder = self.vae.post_quant_conv = None
 
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Run the VAE and the UNet in ``dtype``; the alignment, the step and what passes between parts stay in fp32."""
+        self.dtype = dtype
+        for part in (self.vae.encoder, getattr(self.vae, "quant_conv", None), self.unet):
+            if part is not None:
+                part.to(dtype)
+        self.set_decoder_dtype(dtype)
+
     def set_decoder_dtype(self, dtype: torch.dtype) -> None:
         """Run the decoder in ``dtype``; the other parts stay as they are."""
         self.decoder_dtype = dtype
@@ -213,9 +225,9 @@ class LAFRNet(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) RGB in [0, 1] -> scaled latents (B, C, H / 8, W / 8)."""
-        posterior = self.vae.encode(2 * image - 1).latent_dist
+        posterior = self.vae.encode(_lower(2 * image - 1, self.dtype)).latent_dist
         latent = posterior.sample() if self.training and self.sample_latent else posterior.mean
-        return latent * self.vae.config.scaling_factor
+        return _raise(latent, self.dtype) * self.vae.config.scaling_factor
 
     def align(self, latent: Tensor) -> Tensor:
         """LQ latents -> aligned latents of the same shape; the input itself where there is no alignment module."""
@@ -230,15 +242,15 @@ class LAFRNet(nn.Module):
             return latent
         if self.ip_adapter is not None and lq is None:
             raise ValueError("denoise: the LQ faces are missing, on which the IP-Adapter conditions")
-        tokens = None if self.ip_adapter is None else self.ip_adapter(lq)
-        return predict_sample(latent, self.unet(latent, tokens), self.alpha_cumprod, self.prediction_type)
+        tokens = None if self.ip_adapter is None else _lower(self.ip_adapter(lq), self.dtype)
+        prediction = _raise(self.unet(_lower(latent, self.dtype), tokens), self.dtype)
+        return predict_sample(latent, prediction, self.alpha_cumprod, self.prediction_type)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
-        lower = self.decoder_dtype != torch.float32
-        latent = (latent / self.vae.config.scaling_factor).to(self.decoder_dtype if lower else latent.dtype)
+        latent = _lower(latent / self.vae.config.scaling_factor, self.decoder_dtype)
         image: Tensor = self.vae.decode(latent).sample if self.decoder is None else self.decoder(latent)
-        return ((image.float() if lower else image) + 1) / 2
+        return (_raise(image, self.decoder_dtype) + 1) / 2
 
     def forward(self, lq: Tensor, output: str = "image", latent: Tensor | None = None) -> Tensor:
         """Restore faces.
@@ -277,50 +289,16 @@ class LAFRNet(nn.Module):
             self.unet = self.unet.prune()
         return self.eval().requires_grad_(False)
 
-    def for_inference(self, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
+    def for_inference(self, dtype: torch.dtype | None = None, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
         """A copy that gives the same faces to rounding, faster: :func:`lafr_arch.fast.optimize_for_inference`."""
         from lafr_arch.fast import optimize_for_inference  # which imports this module's types
 
-        return optimize_for_inference(self, decoder_dtype)
+        return optimize_for_inference(self, dtype, decoder_dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the deployed network as ``config.json`` and ``model.safetensors``; this network stays as it is.
-
-        Args:
-            folder: created where missing. Files are written whole or not at all.
-            dtype: of the stored weights; the codebook stays in fp32, since rounding it changes which code is nearest.
-        """
-        deployed = self
-        if not isinstance(self.unet, StaticUNet) or lora_layers(self.unet) or lora_layers(self.vae):
-            deployed = copy.deepcopy(self).deploy()
-        unet = deployed.unet
-        assert isinstance(unet, StaticUNet)  # noqa: S101 - deploy() makes it one
-        config: dict[str, Any] = {
-            "format": FORMAT,
-            "image_size": self.image_size,
-            "prediction_type": self.prediction_type,
-            "alpha_cumprod": self.alpha_cumprod,
-            "alignment": self.alignment_config,
-            "vae": {k: v for k, v in self.vae.config.items() if k == "_class_name" or not k.startswith("_")},
-            "unet": {**unet.unet_config, "n_tokens": unet.n_tokens},
-        }
-        config["vae"]["_class_name"] = type(self.vae).__name__
-        if self.decoder_config is not None:
-            config["decoder"] = self.decoder_config
-        if self.ip_adapter is not None:
-            config["ip_adapter"] = self.ip_adapter.deployed_config()
-        state = {
-            name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
-            for name, value in deployed.state_dict().items()
-        }
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            weights, text = Path(temporary) / WEIGHTS_NAME, Path(temporary) / "config.json"
-            save_file(state, weights, metadata={"format": "pt"})
-            text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(weights, folder / WEIGHTS_NAME)
-            os.replace(text, folder / "config.json")
+        """Write the deployed network to a folder: :func:`lafr_arch.deployed.write`; this network stays as it is."""
+        plain = isinstance(self.unet, StaticUNet) and not lora_layers(self.unet) and not lora_layers(self.vae)
+        deployed.write(self if plain else copy.deepcopy(self).deploy(), folder, dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> LAFRNet:
@@ -332,29 +310,16 @@ class LAFRNet(nn.Module):
         """
         net = cls.__new__(cls)
         nn.Module.__init__(net)
-        net._read_deployed(Path(folder).expanduser())
+        net._read_deployed(folder)
         return net.to(device)
 
-    def _read_deployed(self, folder: Path) -> None:
-        for name in ("config.json", WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} does not exist; a deployed LAFR folder has it")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("format") != FORMAT:
-            raise ValueError(
-                f"{folder / 'config.json'} is not a deployed LAFR network (format {config.get('format')!r})"
-            )
-        unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
-        n_tokens = unet_config.pop("n_tokens")
+    def _read_deployed(self, folder: str | Path) -> None:
+        config, state = deployed.read(folder)
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(unet_config)
-            conditioner = None
-            if config.get("ip_adapter") is not None:
-                conditioner = IPAdapter.from_deployed_config(config["ip_adapter"], unet.config.cross_attention_dim)
-                add_image_attention(unet, conditioner.tokens, conditioner.scale)
+            vae, unet, conditioner = deployed.empty_parts(config)
             self._set(
-                vae=VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config),
-                unet=StaticUNet(unet, n_tokens),
+                vae=vae,
+                unet=unet,
                 alignment=config["alignment"],
                 prediction_type=config["prediction_type"],
                 alpha_cumprod=config["alpha_cumprod"],
@@ -363,12 +328,10 @@ class LAFRNet(nn.Module):
             )
             if config.get("decoder") is not None:
                 self.set_decoder(config["decoder"])
-        state = load_file(folder / WEIGHTS_NAME)
-        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         try:
             self.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
+            raise ValueError(f"{Path(folder) / deployed.WEIGHTS_NAME} does not fit its config.json: {error}") from error
         self.eval().requires_grad_(False)
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
@@ -389,12 +352,6 @@ class DeployedLAFRNet(LAFRNet):
 
     def __init__(self, folder: str, lora: Mapping[str, Any] | None = None) -> None:
         nn.Module.__init__(self)
-        self._read_deployed(Path(folder).expanduser())
+        self._read_deployed(folder)
         if lora is not None:
             add_lora(self.unet, **lora)
-
-
-def is_deployed(folder: str | Path) -> bool:
-    """Whether a folder holds a deployed network."""
-    config = Path(folder) / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("format") == FORMAT

@@ -30,6 +30,20 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a, -b, shift_x], [b, a, shift_y]])
 
 
+def _sampling() -> tuple[int, np.ndarray]:
+    """Side of faces at the crop's scale, and where in them its pixels lie: (1, H, W, 2), as grid_sample takes it."""
+    matrix = similarity_transform(FFHQ_POINTS, _CROP)
+    side = round(FFHQ_SIZE * float(np.hypot(matrix[0, 0], matrix[1, 0])))
+    to_crop = similarity_transform((FFHQ_POINTS + 0.5) * side / FFHQ_SIZE - 0.5, _CROP)
+    inverse = np.linalg.inv(np.vstack([to_crop, [0, 0, 1]]))[:2]
+    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
+    places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    return side, ((places + 0.5) * 2 / side - 1).T.reshape(1, _HEIGHT, _WIDTH, 2)  # -1 is the outer edge
+
+
+_SIDE, _GRID = _sampling()
+
+
 def recognition_crop(face: Tensor) -> Tensor:
     """Cut the crop a recognition net expects out of FFHQ-aligned faces.
 
@@ -41,17 +55,9 @@ def recognition_crop(face: Tensor) -> Tensor:
     Returns:
         (B, 3, 112, 96).
     """
-    matrix = similarity_transform(FFHQ_POINTS, _CROP)
-    side = round(FFHQ_SIZE * float(np.hypot(matrix[0, 0], matrix[1, 0])))
-    small = F.interpolate(face, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-    inverse = np.linalg.inv(
-        np.vstack([similarity_transform((FFHQ_POINTS + 0.5) * side / 512 - 0.5, _CROP), [0, 0, 1]])
-    )[:2]
-    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
-    places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
-    grid = ((places + 0.5) * 2 / side - 1).T.reshape(1, _HEIGHT, _WIDTH, 2)  # grid_sample's -1 is the outer edge
-    grid_tensor = torch.from_numpy(grid).to(face).expand(len(face), -1, -1, -1)
-    return F.grid_sample(small, grid_tensor, padding_mode="border", align_corners=False)
+    small = F.interpolate(face, size=(_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
+    grid = torch.from_numpy(_GRID).to(face).expand(len(face), -1, -1, -1)
+    return F.grid_sample(small, grid, padding_mode="border", align_corners=False)
 
 
 class MobileFaceNetFace(nn.Module):

@@ -21,7 +21,8 @@ from lafr_losses.common import (
 
 
 def _autoencoder(path: str) -> nn.Module:
-    from lafr_arch.lafr_arch import LAFRNet, is_deployed
+    from lafr_arch.deployed import is_deployed
+    from lafr_arch.lafr_arch import LAFRNet
 
     folder = require(path)
     if is_deployed(folder):

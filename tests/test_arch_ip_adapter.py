@@ -246,7 +246,7 @@ def test_save_and_load_with_clip(root: Path, tmp_path: Path):
     with torch.no_grad():
         loaded = LAFRNet.from_pretrained(tmp_path)
         assert_close_in_range(loaded(face, output="restored"), net(face, output="restored"))
-        assert torch.equal(loaded.ip_adapter(face), net.ip_adapter(face))
+        assert_close_in_range(loaded.ip_adapter(face), net.ip_adapter(face), 1e-6)
 
 
 def test_sizes(root: Path):

@@ -93,25 +93,104 @@ def test_compiled_batches_are_filled_up(monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_array_equal(result, 2 * face)
 
 
-def test_compiled_network_gives_the_same_faces(monkeypatch: pytest.MonkeyPatch):
+def test_compiled_network_gives_the_same_faces():
     from lafr.networks import load_network
 
-    compiler = torch.compile  # the default backend would build C++ for a minute
-    monkeypatch.setattr(torch, "compile", lambda net, **_: compiler(net, backend="eager", dynamic=False))
-    network = load_network("mini", CPU)
-    faces = list(np.random.default_rng(0).random((1, 256, 256, 3), dtype=np.float32))
-    (expected,), (result,) = FaceRunner(network, CPU, 1)(faces), FaceRunner(network, CPU, 1, compiled=True)(faces)
-    np.testing.assert_allclose(result, expected, atol=1e-3)
+    network: Any = load_network("mini", CPU).to(memory_format=torch.channels_last)
+    faces = torch.rand(1, 3, 256, 256)
+    with torch.inference_mode():
+        # Without breaks in the graph; the default backend would build C++ for a minute.
+        result = torch.compile(network, backend="eager", dynamic=False, fullgraph=True)(faces)
+        torch.testing.assert_close(result, network(faces), atol=1e-3, rtol=0)
 
 
-def test_the_flag_reaches_the_runner(monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise FileNotFoundError("no compiler was found")
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, **_: compiler(net, backend=broken))
+    faces = list(np.random.default_rng(0).random((3, 8, 8, 3), dtype=np.float32))
+    network = nn.Conv2d(3, 3, 1)
+    runner = FaceRunner(network, CPU, batch_size=2, compiled=True)
+    expected = FaceRunner(network, CPU, batch_size=2)(faces)
+    np.testing.assert_allclose(runner(faces), expected)
+    assert not runner.compiled
+    assert caplog.text.count("cannot be compiled here") == 1
+    assert "no compiler was found" in caplog.text
+
+
+def test_on_a_cpu_lafr_is_not_compiled(caplog: pytest.LogCaptureFixture):
+    from lafr.networks import load_network
+
+    runner = FaceRunner(load_network("mini", CPU), CPU, compiled=True)
+    assert not runner.compiled
+    assert runner.network.inference_plan
+    assert "this network's own kernels are faster" in caplog.text
+
+
+class Lowered(nn.Module):
+    """Has an inference form like LAFRNet's, whose faces are `error` off in a lower precision."""
+
+    def __init__(self, error: float, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.error, self.dtype = error, dtype
+        self.batches = 0
+
+    def for_inference(self, dtype: torch.dtype | None = None) -> Lowered:
+        return Lowered(self.error, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        self.batches += 1
+        return x + (self.error if self.dtype is not None else 0)
+
+
+@pytest.mark.parametrize(("levels", "kept"), [(1.9, True), (2.1, False), (float("inf"), False)])
+def test_auto_keeps_fp32_where_faces_would_change(
+    levels: float, kept: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("lafr.batching.fast_precision", lambda device: "bf16")
+    faces = list(np.random.default_rng(0).random((3, 8, 8, 3), dtype=np.float32))
+    runner = FaceRunner(Lowered(levels / 255), CPU, batch_size=2, precision="auto")
+    first, second = runner(faces), runner(faces)
+    assert runner.precision == ("bf16" if kept else "fp32")
+    expected = np.stack(faces) + (levels / 255 if kept else 0)
+    np.testing.assert_allclose(first, expected, atol=1e-6)
+    np.testing.assert_allclose(second, expected, atol=1e-6)
+    assert ("using fp32" in caplog.text) is not kept
+    exact: Any = runner._copy("fp32")
+    assert exact.batches == (1 if kept else 1 + 2 + 2), "compared once"
+
+
+def test_auto_is_fp32_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch):
+    from lafr.batching import fast_precision
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert FaceRunner(Lowered(0), CPU, precision="auto").precision == "fp32"
+    assert fast_precision(torch.device("cuda")) == "fp16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert FaceRunner(Lowered(0), CPU, precision="auto").precision == "bf16"
+    assert FaceRunner(nn.Identity(), CPU, precision="auto").precision == "fp32"  # others keep what was published
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16)])
+def test_lafr_runs_in_the_precision_asked_for(precision: str, dtype: torch.dtype):
+    from lafr.networks import load_network
+
+    network: Any = FaceRunner(load_network("mini", CPU), CPU, precision=precision).network
+    parts = {"unet": network.unet, "encoder": network.vae.encoder, "decoder": network.vae.decoder}
+    assert {name: next(part.parameters()).dtype for name, part in parts.items()} == dict.fromkeys(parts, dtype)
+    assert next(network.alignment.parameters()).dtype == torch.float32
+
+
+def test_the_flags_reach_the_runner(monkeypatch: pytest.MonkeyPatch):
     from lafr import cli
-    from lafr.commands.restore import build_restorer
+    from lafr.commands import restore
 
-    monkeypatch.setattr(torch, "compile", lambda net, **_: net)
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("lafr.restorer.LAFRer", lambda **options: asked.append(options))
     parser = cli.build_parser()
-    for flags, compiled in (([], False), (["--compile"], True)):
-        args = parser.parse_args(
-            ["restore", "-i", "photo.png", "--device", "cpu", "--detection_model", "builtin", *flags]
-        )
-        assert build_restorer(args)._runner.compiled is compiled
+    for flags in ([], ["--compile", "--precision", "bf16"]):
+        restore.build_restorer(parser.parse_args(["restore", "-i", "photo.png", "--device", "cpu", *flags]))
+    assert [(options["compiled"], options["precision"]) for options in asked] == [(False, "auto"), (True, "bf16")]
