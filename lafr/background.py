@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -18,6 +19,13 @@ SCALE = 2
 
 OVERLAP = 10
 """Pixels of the neighbours that a tile sees on each side, as in Real-ESRGAN; even, as the network wants."""
+
+
+class BackgroundUpsampler(Protocol):
+    """What enlarges the photo around the faces, as Real-ESRGAN's `RealESRGANer` does."""
+
+    def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, Any]:
+        """Return the enlarged (H, W, 3) BGR picture first."""
 
 
 class RealESRGANBackground:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
@@ -24,21 +25,23 @@ from lafr.images import Photo, read_image, to_uint8
 from lafr.networks import load_network, pick_device
 from lafr.results import RestoredPhoto
 
+if TYPE_CHECKING:
+    from lafr.background import BackgroundUpsampler
+
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 HELD_PIXELS = 64_000_000
 """Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
 
 
+MAX_THREADS = 8
+"""Most threads that read photos, and as many that paste them, while a GPU restores their faces."""
+
 LARGE_FACE = 2.0
 """Faces whose crop is this many times larger than the network's size are reported: they may become less sharp."""
-
-
-class BackgroundUpsampler(Protocol):
-    """What enlarges the photo around the faces, as Real-ESRGAN's `RealESRGANer` does."""
-
-    def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, Any]:
-        """Return the enlarged (H, W, 3) BGR picture first."""
 
 
 @dataclass
@@ -71,9 +74,9 @@ class LAFRer:
             for it: "tones" (the default), "network" (its forward takes it as keyword `weight`) or "none".
         detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
         batch_size: faces that go through the network at once, of one photo or of several.
-        precision: "fp32", "fp16" or "bf16".
+        precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
-        compiled: see `lafr.batching.FaceRunner`.
+        compiled: run through torch.compile.
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
@@ -92,7 +95,7 @@ class LAFRer:
         model: str | Path | nn.Module = "mini",
         detection_model: str | Detector = "auto",
         batch_size: int = 8,
-        precision: str = "fp32",
+        precision: str = "auto",
         eye_dist_threshold: float = 5,
         compiled: bool = False,
     ) -> None:
@@ -115,8 +118,16 @@ class LAFRer:
             detection_model = build_detector(detection_model, device=str(self.device))
         self.detector: Detector = detection_model
         self.eye_dist_threshold = eye_dist_threshold
+        # On a CPU the network takes what there is.
+        self.threads = 1 if self.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
+        """Threads that read, and as many that paste, beside the network."""
         self.face_helper = RestoredPhoto(upscale, self.face_size)
         """What is known of the photo last given to `enhance`."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What restores the faces, in the form in which it runs; see `lafr.batching.FaceRunner`."""
+        return self._runner.network
 
     def enhance(
         self,
@@ -205,11 +216,14 @@ class LAFRer:
         photos: deque[_Pending] = deque()
         waiting: deque[tuple[_Pending, int]] = deque()
         finished: deque[Future[RestoredPhoto]] = deque()
-        # While the network runs, the next photo is read and searched for faces, and the last one pasted together.
-        with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as behind:
-            prepare = partial(self._prepare, has_aligned=has_aligned, only_center_face=only_center_face)
+        # While the network runs, the next photos are read and searched for faces, and the last ones pasted together.
+        # Detectors keep a state, so that one thread has them all.
+        pools = (ThreadPoolExecutor(count) for count in (self.threads, 1, self.threads))
+        with next(pools) as readers, next(pools) as searcher, next(pools) as behind:
+            search = partial(self._search, has_aligned=has_aligned, only_center_face=only_center_face)
             finish = partial(self._finish, paste_back=paste_back, weight=weight)
-            for pending in _one_ahead(before, prepare, images):
+            read = _ahead(readers, self._read, images, self.threads)
+            for pending in _ahead(searcher, search, read, 1):
                 photos.append(pending)
                 waiting.extend((pending, index) for index in range(pending.missing))
                 held = sum(photo.pixels for photo in photos)
@@ -218,27 +232,34 @@ class LAFRer:
                     self._run_batch(waiting, weight)
                 while photos and not photos[0].missing:
                     finished.append(behind.submit(finish, photos.popleft()))
-                while len(finished) > 1 or (finished and finished[0].done()):
+                while len(finished) > self.threads or (finished and finished[0].done()):
                     yield finished.popleft().result()
             while photos or finished:
                 while photos and photos[0].missing:
                     self._run_batch(waiting, weight)
                 if photos:
                     finished.append(behind.submit(finish, photos.popleft()))
-                if not photos or len(finished) > 1:
+                if not photos or len(finished) > self.threads:
                     yield finished.popleft().result()
 
-    def _prepare(self, image: np.ndarray | str | Path, has_aligned: bool, only_center_face: bool) -> _Pending:
-        """Read, detect and crop; a failure is kept in the result."""
+    def _read(self, image: np.ndarray | str | Path) -> RestoredPhoto:
+        """Read; a failure is kept in the result, as by all that follow."""
         result = RestoredPhoto(self.upscale, self.face_size)
         try:
             photo = read_image(image) if isinstance(image, (str, Path)) else as_photo(image)
             result.photo, result.input_img = photo, photo.bgr
-            if has_aligned:
-                result.cropped_faces = [self._fit(photo.bgr)]
-            else:
-                self._crop(result, photo.bgr, only_center_face)
         except Exception as error:  # one bad photo must not stop the others
+            _fail(result, error)
+        return result
+
+    def _search(self, result: RestoredPhoto, has_aligned: bool, only_center_face: bool) -> _Pending:
+        """Detect and crop."""
+        try:
+            if result.input_img is not None and has_aligned:
+                result.cropped_faces = [self._fit(result.input_img)]
+            elif result.input_img is not None:
+                self._crop(result, result.input_img, only_center_face)
+        except Exception as error:
             _fail(result, error)
         count = len(result.cropped_faces)
         return _Pending(result, [None] * count, count)
@@ -331,17 +352,15 @@ class LAFRer:
             face_geometry.paste_face(canvas, face, matrix, result.scale, neighbours)
 
 
-def _one_ahead(
-    pool: Executor, prepare: Callable[[np.ndarray | str | Path], _Pending], images: Iterable[np.ndarray | str | Path]
-) -> Iterator[_Pending]:
-    """Yield the photos prepared, in order; one more is being prepared meanwhile."""
-    coming: Future[_Pending] | None = None
-    for image in images:
-        ready, coming = coming, pool.submit(prepare, image)
-        if ready is not None:
-            yield ready.result()
-    if coming is not None:
-        yield coming.result()
+def _ahead(pool: Executor, work: Callable[[_T], _R], items: Iterable[_T], count: int) -> Iterator[_R]:
+    """Yield what work makes of each item, in order; that of `count` more is being made meanwhile."""
+    coming: deque[Future[_R]] = deque()
+    for item in items:
+        coming.append(pool.submit(work, item))
+        if len(coming) > count:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
 
 
 def as_photo(image: np.ndarray) -> Photo:

@@ -6,14 +6,20 @@ Every file is written whole or not at all, and a photo's last file when all othe
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from lafr.faces import draw_box
 from lafr.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
+
+_T = TypeVar("_T")
 
 FACE_FOLDERS = ("cropped_faces", "cmp", "restored_faces")
 """Folders with one file a face, in the order of writing: as cropped, both side by side, as restored."""
@@ -147,3 +153,34 @@ class ResultFolder:
         suffix = path.suffix.lower()
         fits = max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
         return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
+
+
+def write_behind(
+    results: Iterable[tuple[_T, RestoredPhoto]], write: Callable[[_T, RestoredPhoto], None], threads: int = 1
+) -> Iterator[tuple[_T, RestoredPhoto, Exception | None]]:
+    """Write results while the next ones are made.
+
+    Args:
+        results: each with its name or whatever else `write` needs; those with an `error` are not written.
+        write: called in a thread.
+        threads: results that are written at once. Twice as many are held at most.
+
+    Yields:
+        Name, result and what writing raised: in the order given, each when all its files are there.
+    """
+    held: deque[tuple[_T, RestoredPhoto, Future[None] | None]] = deque()
+
+    def first() -> tuple[_T, RestoredPhoto, Exception | None]:
+        name, result, writing = held.popleft()
+        error = None if writing is None else writing.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error
+        return name, result, error
+
+    with ThreadPoolExecutor(threads) as pool:
+        for name, result in results:
+            held.append((name, result, None if result.error else pool.submit(write, name, result)))
+            while len(held) > 2 * threads or (held and (held[0][2] is None or held[0][2].done())):
+                yield first()
+        while held:
+            yield first()

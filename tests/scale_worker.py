@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,8 @@ WATCHED = ("lafr.scale", "lafr.results", "lafr.images")
 
 class Negative:
     """Turns aligned faces into their negatives, three at a time; like `LAFRer` it reads ahead and keeps errors."""
+
+    threads = 2
 
     def enhance_many(self, images: Iterable[Path], **_: Any) -> Iterator[RestoredPhoto]:
         stream = iter(images)
@@ -74,6 +77,7 @@ def kill_after(lines: int) -> None:
         return trace
 
     sys.settrace(trace)
+    threading.settrace(trace)
 
 
 def main() -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import threading
@@ -270,7 +271,8 @@ def test_photos_are_read_as_results_are_taken(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(restorer, "HELD_PIXELS", 2 * 120 * 160)
     taken = 0
     next(build(found(80, 60), batch_size=100).enhance_many(endless()))
-    assert taken == 4  # large photos do not wait until a hundred faces are there; one is read ahead
+    # Large photos do not wait until a hundred faces are there; one is searched meanwhile, and one read.
+    assert taken == 5
 
 
 def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(monkeypatch: pytest.MonkeyPatch):
@@ -300,6 +302,34 @@ def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(m
     results = list(network.enhance_many(photo(value) for value in range(3)))
     assert seen == [True] * 6
     assert [result.input_img[0, 0, 0] for result in results if result.input_img is not None] == [0, 1, 2]
+
+
+def test_with_more_threads_photos_are_read_and_pasted_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [tmp_path / f"{index}.png" for index in range(8)]
+    for index, path in enumerate(paths):
+        cv2.imwrite(str(path), photo(60 + index))
+    network = build(found(80, 60), batch_size=2)
+    assert network.threads == 1, "on a CPU the network needs the cores"
+    expected = [result.restored_img for result in network.enhance_many(paths)]
+    network.threads = 3
+    side_by_side: dict[str, int] = {}
+    together = {"read": threading.Barrier(3), "finish": threading.Barrier(3)}
+
+    def meet(name: str, function: Any) -> Any:
+        def met(*args: Any, **options: Any) -> Any:
+            with contextlib.suppress(threading.BrokenBarrierError):  # the last two photos wait in vain
+                together[name].wait(1)
+                side_by_side[name] = side_by_side.get(name, 0) + 1
+            return function(*args, **options)
+
+        return met
+
+    monkeypatch.setattr(network, "_read", meet("read", network._read))
+    monkeypatch.setattr(network, "_finish", meet("finish", network._finish))
+    results = [result.restored_img for result in network.enhance_many(paths)]
+    np.testing.assert_array_equal(results, expected)
+    assert side_by_side["read"] >= 6
+    assert side_by_side["finish"] >= 3
 
 
 def test_a_network_that_fails_on_one_photo_leaves_the_others():

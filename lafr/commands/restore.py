@@ -87,7 +87,13 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         help="tile of the background upsampler, 0 for none (default: 400)",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="arithmetic of the network")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "bf16"),
+        default="auto",
+        help="arithmetic; auto (default): LAFR's networks in fp16 on GPUs and bf16 on CPUs with AMX, unless the first "
+        "faces would change by over 2 of 255 levels; else fp32",
+    )
     add("--compile", action="store_true", help="torch.compile the network (a GPU: CUDA graphs); slow to start")
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
 
@@ -184,18 +190,23 @@ def _restore(
     samples: dict[Path, Sample],
     counts: Counter[str],
 ) -> None:
+    from lafr.results import write_behind
+
     results = restorer.enhance_many(
         todo, has_aligned=args.aligned, only_center_face=args.only_center_face, weight=args.weight
     )
+
+    def write(named: tuple[Path, str], result: RestoredPhoto) -> None:
+        path, name = named
+        files.write(path, name, result)
+        if path in samples:
+            _write_comparison(args, samples[path], result)
+
     with logging_redirect_tqdm(), tqdm(total=len(todo), desc="Restoring", unit="photo") as progress:
-        for (path, name), result in zip(todo.items(), results, strict=True):
-            try:
-                if result.error is not None:
-                    raise result.error
-                files.write(path, name, result)
-                if path in samples:
-                    _write_comparison(args, samples[path], result)
-            except Exception as error:  # the rest of the folder goes on
+        named = zip(todo.items(), results, strict=True)
+        for (path, _), result, unwritten in write_behind(named, write, restorer.threads):
+            error = result.error or unwritten
+            if error is not None:  # the rest of the folder goes on
                 message = str(error) or type(error).__name__
                 progress.write(message if str(path) in message else f"{path}: {message}", file=sys.stderr)
                 counts["failed"] += 1

@@ -161,7 +161,7 @@ def work(job: Job, emit: Emit) -> None:
         emit({"event": "unavailable", "reason": reason(error)})
         return
     stopwatch = Stopwatch(device)
-    stopwatch.attach(restorer._runner.network)  # what runs: for LAFRNet a faster copy of the one loaded
+    stopwatch.attach(restorer.network)  # what runs: for LAFRNet a faster copy of the one loaded
     weight = usual_weight(network) if job.settings.weight is None else job.settings.weight
     about = {
         "event": "footprint",

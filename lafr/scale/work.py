@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lafr.images import ImageError
-from lafr.results import RestoredPhoto, ResultFolder
+from lafr.results import RestoredPhoto, ResultFolder, write_behind
 from lafr.scale.manifest import FACELESS, FAILED, RESTORED, Ledger, Manifest, Record, rank_file
 from lafr.scale.photos import Photos
 
@@ -33,6 +34,9 @@ class WorkError(ImageError):
 
 class Restorer(Protocol):
     """What `lafr.LAFRer` does for this package."""
+
+    threads: int
+    """Results to write at once."""
 
     def enhance_many(
         self, images: Iterable[Path], *, has_aligned: bool, only_center_face: bool, weight: float
@@ -87,7 +91,8 @@ class Worker:
             WorkError: the disk is full or gone, or nothing can be restored any more.
         """
         in_work: dict[str, None] = {}
-        todo = self._todo(keys, in_work, emit)
+        order: deque[str] = deque()
+        todo = self._todo(keys, in_work, order, emit)
         first = next(todo, None)
         if first is None:
             return
@@ -100,12 +105,14 @@ class Worker:
             only_center_face=self.job.only_center_face,
             weight=self.job.weight,
         )
-        for result in results:
-            key = next(iter(in_work))
-            emit(self._finish(key, result))
+        named = ((order.popleft(), result) for result in results)
+        for key, result, unwritten in write_behind(named, self._write, self._restorer.threads):
+            emit(self._record(key, result, unwritten))
             del in_work[key]
 
-    def _todo(self, keys: Iterable[str], in_work: dict[str, None], emit: Callable[[Record], None]) -> Iterator[Path]:
+    def _todo(
+        self, keys: Iterable[str], in_work: dict[str, None], order: deque[str], emit: Callable[[Record], None]
+    ) -> Iterator[Path]:
         for key in keys:
             if key in in_work:
                 continue
@@ -115,23 +122,22 @@ class Worker:
                 emit(self._recovered(key))
             else:
                 in_work[key] = None
+                order.append(key)
                 yield self.job.photos.path(key)
 
     def _recovered(self, key: str) -> Record:
         faces = self.job.files.count_faces(key)
         return Record(key, FACELESS if faces == 0 else RESTORED, faces, recovered=True)
 
-    def _finish(self, key: str, result: RestoredPhoto) -> Record:
-        reason = None
-        try:
-            if result.error is not None:
-                raise result.error
-            self.job.files.write(self.job.photos.path(key), key, result)
-        except Exception as error:  # one bad photo must not stop the others
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS and result.error is None:
-                raise WorkError(str(error)) from error
-            reason = str(error) or type(error).__name__
+    def _write(self, key: str, result: RestoredPhoto) -> None:
+        self.job.files.write(self.job.photos.path(key), key, result)
+
+    def _record(self, key: str, result: RestoredPhoto, unwritten: Exception | None) -> Record:
+        cause = None if unwritten is None else unwritten.__cause__
+        if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS:
+            raise WorkError(str(unwritten)) from unwritten
+        error = result.error or unwritten
+        reason = None if error is None else str(error) or type(error).__name__
         self._failures = 0 if reason is None else self._failures + 1
         if self._failures == FAILURES_IN_A_ROW:
             message = f"{self._failures} photos failed one after the other, the last: {reason}"
