@@ -31,8 +31,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from inference import configurations, fill, flop_counter, machine, random_part  # noqa: E402 - the script beside this one
+from inference import flop_counter  # noqa: E402 - the scripts beside this one
+from machine import machine  # noqa: E402
 from quality import optional_metrics, to_bytes  # noqa: E402
+from random_networks import configurations, fill, random_vae  # noqa: E402
 
 import lafr  # noqa: E402
 from lafr.networks import MODELS  # noqa: E402
@@ -46,10 +48,8 @@ NARROW = {"type": "SmallDecoder", "widths": [16, 16, 16], "blocks": [1, 1, 1]}
 
 def decoder_alone(scale: str) -> LAFRNet:
     """Stable Diffusion's VAE (`full`) or a narrow one (`tiny`), with random weights and nothing else."""
-    from diffusers import AutoencoderKL
-
     configs = configurations(scale)
-    vae = random_part(lambda: AutoencoderKL.from_config({k: v for k, v in configs.vae.items() if k != "_class_name"}))
+    vae = random_vae(configs)
     net = LAFRNet.__new__(LAFRNet)
     nn.Module.__init__(net)
     net._set(vae, None, None, "epsilon", 0.5, 8 * configs.unet["sample_size"])

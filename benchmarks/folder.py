@@ -7,6 +7,8 @@ and crowds of them for the detector. Every figure comes from processes of their 
 few photos to warm up, and start together when all are ready; what is timed is what follows, to the last line of the
 manifest. `load_before` is the machine's load average before a run: what a speed was measured beside. `ratio` is the
 throughput of two processes over that of one with as many threads as each of the two: medians of runs that take turns.
+`files` is all but the network, at 512 x 512, which is what a GPU leaves to the CPU: by one thread to read, one to paste
+and one to write, and by as many of each as there are cores.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from machine import machine  # noqa: E402 - the script beside this one
+
 SIZE = 256
 """Side of mini's faces in pixels."""
+
+LARGE = 512
+"""Side of Stable Diffusion's faces in pixels."""
 
 CROWD = (3, 4)
 """Rows and columns of faces in a whole photo."""
@@ -61,7 +69,7 @@ def degraded(faces: Sequence[np.ndarray], generator: np.random.Generator) -> np.
     return cv2.resize(np.clip(small, 0, 255).astype(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
-def write_faces(folder: Path, count: int) -> None:
+def write_faces(folder: Path, count: int, size: int = SIZE) -> None:
     """Write aligned faces as JPEG files, a thousand a sub-folder; nothing where the folder is there."""
     if folder.exists():
         return
@@ -69,7 +77,7 @@ def write_faces(folder: Path, count: int) -> None:
     for index in range(count):
         path = folder / f"{index // 1000:03d}" / f"{index:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), degraded(faces, generator), [cv2.IMWRITE_JPEG_QUALITY, 85])
+        cv2.imwrite(str(path), cv2.resize(degraded(faces, generator), (size, size)), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 def write_crowds(folder: Path, count: int) -> None:
@@ -89,6 +97,8 @@ def child(options: dict[str, Any]) -> None:
 
     torch.set_num_threads(options["threads"])
     cv2.setNumThreads(options["threads"])
+    from torch import nn
+
     from lafr import LAFRer
     from lafr.images import read_image
     from lafr.results import ResultFolder
@@ -96,7 +106,12 @@ def child(options: dict[str, Any]) -> None:
     from lafr.scale.work import Job, run_share
 
     source, out, aligned = Path(options["source"]), Path(options["out"]), options["aligned"]
-    restorer = LAFRer(upscale=1, detection_model="builtin", device="cpu", batch_size=options["batch"])
+    model: Any = "mini"
+    if options["helpers"]:
+        model = nn.Identity()
+        model.image_size = LARGE
+    restorer = LAFRer(model=model, upscale=1, detection_model="builtin", device="cpu", batch_size=options["batch"])
+    restorer.threads = options["helpers"] or restorer.threads
     photos = Photos(source)
     warm_up = [read_image(photos.path(key)).bgr for key, _ in zip(photos, range(options["batch"]), strict=False)]
     list(restorer.enhance_many(warm_up, has_aligned=aligned))
@@ -117,26 +132,17 @@ def memory() -> dict[str, float]:
     return {"peak_memory_gb": values.get("VmHWM", 0.0), "memory_gb": values.get("VmRSS", 0.0)}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    import torch
+def measure(
+    source: Path, world: int, threads: int, batch: int, aligned: bool = True, helpers: int = 0
+) -> dict[str, Any]:
+    """Restore a folder by `world` processes; faces a second over all of them.
 
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def measure(source: Path, world: int, threads: int, batch: int, aligned: bool = True) -> dict[str, Any]:
-    """Restore a folder by `world` processes; faces a second over all of them."""
+    With `helpers`, so many threads read, and as many write, beside a network that does nothing.
+    """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as out:
-        options = {"source": str(source), "out": out, "aligned": aligned, "batch": batch, "threads": threads}
+        options: dict[str, Any] = {"source": str(source), "out": out, "aligned": aligned, "batch": batch}
+        options |= {"threads": threads, "helpers": helpers}
         children = []
         for rank in range(world):
             arguments = json.dumps({**options, "rank": rank, "world": world})
@@ -201,6 +207,16 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if "whole" in args.parts:
         write_crowds(folder / "whole", args.crowds)
         report["whole"] = measure(folder / "whole", 1, threads, args.batch, aligned=False)
+    if "files" in args.parts:
+        write_faces(folder / "files", args.faces, LARGE)
+        runs_by: dict[int, list[dict[str, Any]]] = {1: [], threads: []}
+        for _ in range(args.repeat):
+            for helpers, done in runs_by.items():
+                done.append(measure(folder / "files", 1, 1, args.batch, helpers=helpers))
+        report["files"] = {
+            str(helpers): {"faces_per_second": median(run["faces_per_second"] for run in done), "runs": done}
+            for helpers, done in runs_by.items()
+        }
     return report
 
 
@@ -218,18 +234,20 @@ def table(report: dict[str, Any]) -> str:
     if "whole" in report:
         whole = report["whole"]
         lines.append(f"whole photos: {whole['photos_per_second']:.2f} a second, {whole['faces_per_second']:.1f} faces")
+    for helpers, files in report.get("files", {}).items():
+        lines.append(f"without the network, by {helpers} helpers: {files['faces_per_second']:.1f} faces of {LARGE} px")
     return "\n".join(lines)
 
 
 def main() -> int:
     """Measure, write the report, print its summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("memory", "processes", "whole")
+    parts = ("memory", "processes", "whole", "files")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured (default: all)")
     parser.add_argument("--photos", type=int, nargs="+", default=[100, 5000], help="aligned faces of `memory`")
-    parser.add_argument("--faces", type=int, default=300, help="aligned faces of `processes`")
+    parser.add_argument("--faces", type=int, default=300, help="aligned faces of `processes` and `files`")
     parser.add_argument("--crowds", type=int, default=20, help="photos of `whole`")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each of `processes`")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each of `processes` and `files`")
     parser.add_argument("--batch", type=int, default=8, help="faces at once")
     parser.add_argument("--threads", type=int, help="of `memory` and `whole` (default: one a core)")
     parser.add_argument("--folder", type=Path, help="where photos are made, and found again (default: a temporary one)")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -31,7 +30,11 @@ import cv2
 import numpy as np
 import torch
 
-import lafr
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from machine import machine  # noqa: E402 - the script beside this one
+
+import lafr  # noqa: E402
 from lafr.compat import patch_training
 from lafr.options import complete, load_yaml
 
@@ -217,7 +220,7 @@ def main() -> int:
             stages[stage] = measure(stage, folder, args.batch, args.steps)
     report = {
         "stages": stages,
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": machine(),
         "versions": {"lafr": lafr.__version__, "torch": torch.__version__},
     }
     text = json.dumps(report, indent=2)

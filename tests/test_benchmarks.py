@@ -11,6 +11,7 @@ from statistics import median
 from types import ModuleType
 
 import pytest
+import torch
 from skimage import data as photos
 from skimage import io
 
@@ -32,6 +33,7 @@ def test_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     monkeypatch.setattr(script, "matmul_peak", functools.partial(script.matmul_peak, size=256))
     out = tmp_path / "inference.json"
     arguments = ["--scale", "tiny", "--batch", "2", "1", "--repeat", "3", "--check", "--out", str(out)]
+    arguments += ["--networks", "peer", "plain", "fast", "fast_bf16"]
     monkeypatch.setattr(sys, "argv", ["inference.py", *arguments])
     assert script.main() == 0
     report = json.loads(out.read_text())
@@ -41,15 +43,49 @@ def test_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     networks = first["networks"]
     assert [len(networks[name]["all_totals"]) for name in ("peer", "plain", "fast", "fast_bf16")] == [3, 2, 3, 2]
     totals = {name: median(figures["all_totals"]) for name, figures in networks.items()}
+    assert (report["peer"], report["deployed"]) == ("peer", "fast")
     assert report["ratio"] == pytest.approx(totals["fast"] / totals["peer"])
-    assert report["ratio_fast_bf16_to_plain"] == pytest.approx(totals["fast_bf16"] / totals["plain"])
+    assert report["ratios"]["fast_bf16"] == pytest.approx(totals["fast_bf16"] / totals["peer"])
+    assert networks["fast"]["seconds_per_face"] == pytest.approx(totals["fast"] / 2)
     assert report["share_of_peak"]["fast"] == pytest.approx(
         first["flops"]["total"] / totals["fast"] / report["peak_flops_per_second"]
     )
     assert networks["fast"]["largest_difference"] < 1e-3
     assert 0 < networks["fast_bf16"]["mean_difference_in_levels"] < 3
+    assert report["equality"].pop("fast_bf16")["latent_difference_over_range"] > 1e-4
     assert all(figures["latent_difference_over_range"] < 1e-4 for figures in report["equality"].values())
-    assert f"fast / peer: {report['ratio']:.3f}" in capsys.readouterr().out
+    assert f"fast {report['ratio']:.3f}" in capsys.readouterr().out
+
+
+def test_inference_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The GPU's networks in its precisions, on a CPU."""
+    script = load("inference")
+    compiled: list[object] = []
+
+    def compiler(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        compiled.append(network)
+        return torch.compile(network, backend="eager", dynamic=False)  # type: ignore[return-value]
+
+    monkeypatch.setattr(script, "is_gpu", lambda device: True)
+    monkeypatch.setattr(script, "CompiledNetwork", compiler)
+    monkeypatch.setattr(script, "matmul_peak", functools.partial(script.matmul_peak, size=256))
+    out = tmp_path / "inference.json"
+    arguments = ["--scale", "tiny", "--device", "cpu", "--batch", "1", "3", "--repeat", "2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["inference.py", *arguments])
+    assert script.main() == 0
+    report = json.loads(out.read_text())
+    assert (report["peer"], report["deployed"]) == ("peer", "compiled")
+    assert [network.dtype for network in compiled] == [torch.float16]
+    for batch, parts in zip(report["batches"], (1, 3), strict=True):
+        networks = batch["networks"]
+        assert set(networks) == {"peer", "plain", "fast", "compiled"}, "the default"
+        assert {len(figures["all_totals"]) for figures in networks.values()} == {2}
+        assert set(networks["compiled"]["seconds"]) == {"total"}
+        assert set(networks["fast"]["seconds"]) == {"encode", "align", "denoise", "decode", "total"}
+        assert networks["compiled"]["seconds_per_face"] == networks["compiled"]["seconds"]["total"] / parts
+        assert 0 < networks["compiled"]["mean_difference_in_levels"] < 1, "fp16"
+    totals = {name: figures["seconds"]["total"] for name, figures in report["batches"][0]["networks"].items()}
+    assert report["ratio"] == pytest.approx(totals["compiled"] / totals["peer"])
 
 
 def test_inference_refuses_what_it_cannot_check(monkeypatch: pytest.MonkeyPatch):
