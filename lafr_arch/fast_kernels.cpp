@@ -12,7 +12,11 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16; // floats in a register
+#else
+constexpr int64_t LANES = 8;
+#endif
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef float VecMemory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Int __attribute__((vector_size(4 * LANES)));
@@ -177,11 +181,7 @@ void winograd_output(const float *m, const float *bias, const T *residual, T *ou
 }
 
 // Rows of `a` and, in vectors, columns of `b` that a matrix product holds in registers: of 32 in AVX-512, else 16.
-#ifdef __AVX512F__
-constexpr int ROWS = 12, COLUMNS = 2;
-#else
-constexpr int ROWS = 6, COLUMNS = 1;
-#endif
+constexpr int ROWS = LANES == 16 ? 12 : 6, COLUMNS = 2;
 constexpr int64_t PANEL = COLUMNS * LANES;
 
 // a (R of R, K) with rows at distance `row_a`, b (K, V vectors) -> c (R, V vectors) with rows at distance `row_c`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,23 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         assert fast_kernels.load_kernels.__wrapped__() is None
     assert "/bin/false failed on fast_kernels.cpp" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86-64")
+@pytest.mark.parametrize("processor", ["x86-64", "haswell"])
+def test_kernels_for_processors_without_avx512(processor: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    if processor == "haswell" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("this processor has no AVX2")
+    flags = [f"-march={processor}" if flag.startswith("-march") else flag for flag in fast_kernels._FLAGS]
+    monkeypatch.setattr(fast_kernels, "_FLAGS", tuple(flags))
+    try:
+        kernels = fast_kernels.Kernels(fast_kernels._compile(tmp_path))
+    except fast_kernels.KernelError:
+        pytest.skip("no C++ compiler")
+    x = torch.randn(2, 32, 9, 14).contiguous(memory_format=torch.channels_last)
+    conv = nn.Conv2d(32, 48, 3, padding=1)
+    weight = fast_kernels.transform_weight(conv.weight, kernels.panel)
+    affine = (torch.randn(2, 32), torch.randn(2, 32))
+    result = kernels.winograd(x, weight, conv.bias.detach(), affine, silu=True)  # type: ignore[union-attr]
+    scale, shift = (t[..., None, None] for t in affine)
+    assert_close_in_range(result, conv(F.silu(x * scale + shift)), 1e-5)
