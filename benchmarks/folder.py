@@ -30,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from machine import machine  # noqa: E402 - the script beside this one
+from machine import machine, process_memory  # noqa: E402 - the script beside this one
 
 SIZE = 256
 """Side of mini's faces in pixels."""
@@ -97,8 +97,6 @@ def child(options: dict[str, Any]) -> None:
 
     torch.set_num_threads(options["threads"])
     cv2.setNumThreads(options["threads"])
-    from torch import nn
-
     from lafr import LAFRer
     from lafr.images import read_image
     from lafr.results import ResultFolder
@@ -108,7 +106,7 @@ def child(options: dict[str, Any]) -> None:
     source, out, aligned = Path(options["source"]), Path(options["out"]), options["aligned"]
     model: Any = "mini"
     if options["helpers"]:
-        model = nn.Identity()
+        model = torch.nn.Identity()
         model.image_size = LARGE
     restorer = LAFRer(model=model, upscale=1, detection_model="builtin", device="cpu", batch_size=options["batch"])
     restorer.threads = options["helpers"] or restorer.threads
@@ -126,10 +124,7 @@ def child(options: dict[str, Any]) -> None:
 
 def memory() -> dict[str, float]:
     """The process's largest and its present memory in GB, where the system tells."""
-    path = Path("/proc/self/status")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    values = {line.split(":")[0]: int(line.split()[1]) / 1e6 for line in lines if line.startswith(("VmHWM", "VmRSS"))}
-    return {"peak_memory_gb": values.get("VmHWM", 0.0), "memory_gb": values.get("VmRSS", 0.0)}
+    return {"peak_memory_gb": process_memory("VmHWM"), "memory_gb": process_memory("VmRSS")}
 
 
 def measure(

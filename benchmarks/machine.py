@@ -59,7 +59,7 @@ def matmul_peak(device: torch.device = CPU, dtype: torch.dtype = torch.float32, 
     return 2 * size**3 / min(times)
 
 
-def _status(key: str) -> float:
+def process_memory(key: str) -> float:
     """A figure of /proc/self/status in GB; 0 where there is no such file."""
     return next((int(line.split()[1]) / 1e6 for line in _lines("/proc/self/status") if line.startswith(key)), 0.0)
 
@@ -86,7 +86,7 @@ class Memory:
             return
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self._held = _status("VmRSS")
+        self._held = process_memory("VmRSS")
 
     def since(self) -> float:
         """Most GB that were held since :meth:`restart`, beyond what was held then."""
@@ -96,7 +96,7 @@ class Memory:
         if self.device.type == "cuda":
             now = torch.cuda.max_memory_allocated(self.device) / 1e9
         else:
-            now = _status("VmHWM")
+            now = process_memory("VmHWM")
             self.peak = max(self.peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         self.peak = max(self.peak, now)
         return now

@@ -103,6 +103,7 @@ class FaceRunner:
             logger.info("%s changes the first faces by at most %.3f of 255 levels on average", self.precision, levels)
             return
         logger.warning("%s would change faces by %.1f of 255 levels on average: using fp32", self.precision, levels)
+        del self._copies[self.precision]
         self.precision, self.network = "fp32", self._copy("fp32")
         if self.compiled:
             self.network = CompiledNetwork(self.network, self.device)
