@@ -18,8 +18,6 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.autoencoder_arch import ResidualBlock
 from lafr_arch.fast_kernels import LANES, Kernels, empty_map, load_kernels, temporary_map, transform_weight
-from lafr_arch.lora import lora_layers
-from lafr_arch.static_unet import StaticUNet
 
 if TYPE_CHECKING:
     from lafr_arch.lafr_arch import LAFRNet
@@ -334,8 +332,7 @@ def optimize_for_inference(
     Returns:
         The copy; its attribute ``inference_plan`` says what runs for each block and convolution, as :func:`rewrite`.
     """
-    deployed = isinstance(net.unet, StaticUNet) and not lora_layers(net.unet) and not lora_layers(net.vae)
-    fast = _share(net).eval() if deployed or net.unet is None else copy.deepcopy(net).deploy()
+    fast = _share(net).eval() if net.is_deployed or net.unet is None else copy.deepcopy(net).deploy()
     fast.requires_grad_(False)
     plan: dict[str, str] = {}
     if next(fast.parameters()).device.type == "cpu":

@@ -279,6 +279,11 @@ class LAFRNet(nn.Module):
 
     # ---- deployment -----------------------------------------------------------------------------------------------
 
+    @property
+    def is_deployed(self) -> bool:
+        """Whether :meth:`deploy` has nothing left to do but eval mode."""
+        return isinstance(self.unet, StaticUNet) and not lora_layers(self.unet) and not lora_layers(self.vae)
+
     def deploy(self) -> LAFRNet:
         """Merge the LoRA, fold prompt and timestep, drop what is not needed; in place, then in eval mode."""
         if self.unet is None:
@@ -297,8 +302,7 @@ class LAFRNet(nn.Module):
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the deployed network to a folder: :func:`lafr_arch.deployed.write`; this network stays as it is."""
-        plain = isinstance(self.unet, StaticUNet) and not lora_layers(self.unet) and not lora_layers(self.vae)
-        deployed.write(self if plain else copy.deepcopy(self).deploy(), folder, dtype)
+        deployed.write(self if self.is_deployed else copy.deepcopy(self).deploy(), folder, dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> LAFRNet:
