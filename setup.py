@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent
 # MIT both, but some networks in the second, CodeFormer among them, are not for commercial use.
 BASELINES = ["spandrel>=0.4,<0.5", "spandrel-extra-arches>=0.2,<0.3"]
 FIGURES = ["scikit-learn>=1.3"]
-PACKAGES = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics")
+PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
 
 
 def read_version() -> str:
@@ -39,11 +39,11 @@ setup(
     python_requires=">=3.10,<3.13",  # basicsr's sdist does not build on 3.13
     packages=packages(),
     package_dir={"lafr_data": "data"},
-    package_data={"lafr": ["pretrained/**/*", "comparison/web/*"], "lafr_arch": ["*.cpp"]},
+    package_data={"lafr": ["pretrained/**/*"], "lafr_arch": ["*.cpp"], "lafr_studies": ["comparison/web/*"]},
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "basicsr==1.4.2",  # lafr/compat.py repairs exactly this version
+        "basicsr==1.4.2",  # lafr_models/launcher.py repairs exactly this version
         "facexlib==0.3.0",
         "diffusers>=0.32",
         "peft>=0.14",

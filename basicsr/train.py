@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lafr import register
-from lafr.compat import patch_training
-from lafr.options import output_root
+from lafr_models.launcher import patch_training
+from lafr_models.options import output_root
 
 
 def main() -> None:

@@ -38,9 +38,9 @@ from random_networks import configurations, fill, random_vae  # noqa: E402
 
 import lafr  # noqa: E402
 from lafr.networks import MODELS  # noqa: E402
-from lafr.options import load_yaml  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.sizes import count  # noqa: E402
+from lafr_models.options import load_yaml  # noqa: E402
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
 NARROW = {"type": "SmallDecoder", "widths": [16, 16, 16], "blocks": [1, 1, 1]}

@@ -98,10 +98,10 @@ def child(options: dict[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     cv2.setNumThreads(options["threads"])
     from lafr import LAFRer
-    from lafr.images import read_image
     from lafr.results import ResultFolder
     from lafr.scale.photos import Photos
     from lafr.scale.work import Job, run_share
+    from lafr_base.images import read_image
 
     source, out, aligned = Path(options["source"]), Path(options["out"]), options["aligned"]
     model: Any = "mini"

@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import lafr
-from lafr.weights import MissingWeightsError
 from lafr_arch.codebook import Codebook
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_base.weights import MissingWeightsError
 from lafr_data.validation_dataset import ValidationFaceDataset
 from lafr_losses.lpips_loss import LPIPSLoss
 from lafr_metrics.identity import IdentitySimilarity

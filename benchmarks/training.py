@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from machine import machine  # noqa: E402 - the script beside this one
 
 import lafr  # noqa: E402
-from lafr.compat import patch_training
-from lafr.options import complete, load_yaml
+from lafr_models.launcher import patch_training
+from lafr_models.options import complete, load_yaml
 
 OPTIONS = Path(__file__).resolve().parents[1] / "options"
 FILES = {"align": "mini/align.yml", "unet": "mini/unet.yml", "align_full": "lafr_align.yml"}

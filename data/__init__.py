@@ -2,8 +2,7 @@
 
 degradations    presets and the pipeline that turns a face into its LQ copy
 sources         folders and LMDBs of faces, subsets, cache
-option_map      options checked as they are read
 samplers        an order of samples that a resumed run can enter anywhere
 """
 
-import lafr.compat  # noqa: F401 - BasicSR's registries cannot be imported without it
+import lafr_base.compat  # noqa: F401 - BasicSR's registries cannot be imported without it

@@ -14,10 +14,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, transform
+from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
 
 from .degradations import build_degradation, degrade
-from .face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, transform
 from .samplers import item_generator
 from .sources import FaceImages, OptionMap, to_tensor
 

@@ -9,8 +9,9 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lafr_base.option_map import OptionMap
+
 from .degradations import build_degradation, degrade
-from .option_map import OptionMap
 from .samplers import item_generator
 from .sources import FaceImages, to_tensor
 

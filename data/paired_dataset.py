@@ -9,7 +9,8 @@ from typing import Any
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from .option_map import OptionMap
+from lafr_base.option_map import OptionMap
+
 from .samplers import item_generator
 from .sources import FaceImages, to_tensor
 

@@ -12,8 +12,9 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
+from lafr_base.option_map import OptionMap
+
 from .degradations import build_degradation, degrade
-from .option_map import OptionMap
 from .sources import FaceImages, to_tensor
 
 

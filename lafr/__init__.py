@@ -39,7 +39,7 @@ def register() -> None:
     import pkgutil
     from importlib import import_module
 
-    import lafr.compat  # noqa: F401 - BasicSR can be imported only after it
+    import lafr_base.compat  # noqa: F401 - BasicSR can be imported only after it
 
     for package in PLUGIN_PACKAGES:
         for module in pkgutil.iter_modules(import_module(package).__path__):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import lafr.compat  # noqa: F401  basicsr needs it before its first import
+import lafr_base.compat  # noqa: F401  basicsr needs it before its first import
 
 SCALE = 2
 """Enlargement of RealESRGAN_x2plus; other factors are resized from it."""

@@ -1,4 +1,4 @@
-"""The console command ``lafr``: one subcommand for each module of :mod:`lafr.commands`.
+"""The console command ``lafr``: one subcommand for each module of the packages in :data:`PACKAGES`.
 
 A command module has ``HELP`` (one line), ``add_arguments(parser)`` and ``run(args) -> int`` (the exit status), and
 imports what is heavy inside ``run``. The module ``export_model.py`` becomes the subcommand ``export-model``.
@@ -14,9 +14,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lafr import __version__, commands
-from lafr.options import OptionError
-from lafr.weights import WeightsError
+from lafr import __version__
+from lafr_base.option_map import OptionError
+from lafr_base.weights import WeightsError
+
+PACKAGES = ("lafr.commands", "lafr_studies.commands")
+"""Where subcommands are looked for. By name: nothing here imports the studies."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,10 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lafr", description="LAFR: one-step blind face restoration.")
     parser.add_argument("--version", action="version", version=f"lafr {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for info in pkgutil.iter_modules(commands.__path__):
-        module = import_module(f"{commands.__name__}.{info.name}")
+    found = [(info.name, name) for name in PACKAGES for info in pkgutil.iter_modules(import_module(name).__path__)]
+    for name, package in sorted(found):
+        module = import_module(f"{package}.{name}")
         subparser = subparsers.add_parser(
-            info.name.replace("_", "-"), help=module.HELP, description=module.__doc__ or module.HELP
+            name.replace("_", "-"), help=module.HELP, description=module.__doc__ or module.HELP
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

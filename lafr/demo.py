@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lafr.images import read_image, to_uint8, write_image
+from lafr_base.images import read_image, to_uint8, write_image
 from lafr_data.degradations import build_degradation, degrade
 
 DEGRADATION = {
@@ -60,7 +60,7 @@ def write_samples(folder: Path) -> list[Sample]:
     """Degrade the portraits and write them into a folder; the same pixels every time.
 
     Raises:
-        lafr.images.ImageError: the folder cannot be written.
+        lafr_base.images.ImageError: the folder cannot be written.
     """
     samples = []
     for seed, (name, load) in enumerate(PORTRAITS.items()):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
 
 MASK_CENTER = (0.5, 0.52)
 """Centre of the pasted region in the crop, as a share of its side: faces sit a little below the middle."""

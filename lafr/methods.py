@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lafr import weights
+from lafr_base import weights
 
 MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
 """Networks that come with the package, by name."""
 
 BASELINES = {"gfpgan": "gfpgan-v1.4", "codeformer": "codeformer", "restoreformer": "restoreformer"}
-"""Methods of published checkpoints, and the entry of `lafr.weight_list` that each means without a path."""
+"""Methods of published checkpoints, and the entry of `lafr_base.weight_list` that each means without a path."""
 
 SYNTAX = (
     f"{', '.join(MODELS)}, a folder with config.json, bicubic, osediff:FOLDER, "
@@ -72,7 +72,7 @@ def parse_method(text: str) -> MethodSpec:
     Raises:
         MethodError: not such a text.
         FileNotFoundError: a folder or checkpoint is not there.
-        lafr.weights.MissingWeightsError: a baseline was named without a path, and its weight is not there.
+        lafr_base.weights.MissingWeightsError: a baseline was named without a path, and its weight is not there.
     """
     name, spec = _split_name(text)
     head, colon, rest = spec.partition(":")
@@ -101,7 +101,7 @@ def parse_methods(texts: Iterable[str]) -> list[MethodSpec]:
 
     Raises:
         MethodError: two have the same name.
-        MethodError, FileNotFoundError, lafr.weights.MissingWeightsError: as for `parse_method`.
+        MethodError, FileNotFoundError, lafr_base.weights.MissingWeightsError: as for `parse_method`.
     """
     specs = [parse_method(text) for text in texts]
     counts = Counter(spec.name.lower() for spec in specs)

@@ -21,7 +21,7 @@ def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.devic
 
     Raises:
         lafr.methods.MethodError: no such network, or a folder of results.
-        FileNotFoundError, lafr.weights.MissingWeightsError: a folder or checkpoint is not there.
+        FileNotFoundError, lafr_base.weights.MissingWeightsError: a folder or checkpoint is not there.
         ValueError: a file that holds something else, or a module without `image_size`.
     """
     if isinstance(model, nn.Module):

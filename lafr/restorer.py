@@ -21,9 +21,9 @@ from torch import nn
 from lafr import faces as face_geometry
 from lafr.batching import FaceRunner
 from lafr.detectors import Detector, build_detector
-from lafr.images import Photo, read_image, to_uint8
 from lafr.networks import load_network, pick_device
 from lafr.results import RestoredPhoto
+from lafr_base.images import Photo, read_image, to_uint8
 
 if TYPE_CHECKING:
     from lafr.background import BackgroundUpsampler
@@ -80,7 +80,7 @@ class LAFRer:
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
-        FileNotFoundError, lafr.weights.WeightsError: the network's files are missing or incomplete.
+        FileNotFoundError, lafr_base.weights.WeightsError: the network's files are missing or incomplete.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from lafr.faces import draw_box
-from lafr.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
+from lafr_base.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-import lafr.compat  # noqa: F401 - BasicSR imports with any torchvision
+import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 
 
 class ConvUnit(nn.Sequential):

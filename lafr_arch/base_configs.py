@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lafr import weights
-from lafr.weight_list import SD21_BASE_HUB, SD21_HUB
+from lafr_base import weights
+from lafr_base.weight_list import SD21_BASE_HUB, SD21_HUB
 
 # unet/config.json, vae/config.json, text_encoder/config.json and scheduler/scheduler_config.json of the repositories,
 # without the keys that equal the defaults of diffusers and transformers.
@@ -112,7 +112,7 @@ def base_configs(base_model: str) -> BaseConfigs:
         base_model: folder, hub id or name of ``lafr weights``.
 
     Raises:
-        lafr.weights.MissingWeightsError: it is neither there nor known.
+        lafr_base.weights.MissingWeightsError: it is neither there nor known.
         ValueError: a file is missing from the folder or is not JSON.
     """
     folder = weights.find(base_model)

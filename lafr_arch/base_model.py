@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from lafr import weights
 from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.base_configs import has_text_encoder
+from lafr_base import weights
 
 VAE_CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencoder}
 
@@ -41,7 +41,7 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     """Load the folders vae, unet, scheduler and, for the prompt, tokenizer and text_encoder of a base model.
 
     Args:
-        path: local folder, or a hub id or name as :func:`lafr.weights.find` takes it; nothing is fetched.
+        path: local folder, or a hub id or name as :func:`lafr_base.weights.find` takes it; nothing is fetched.
         prompt: text to condition on; None for a base model without a text encoder, whose UNet was trained with a single
             zero token.
         timestep: the fixed timestep.

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr import weights
+from lafr_base import weights
 
 IMAGE_SIZE = 512
 INSTALL = "pip install 'lafr[baselines]'"
@@ -61,7 +61,7 @@ class GFPGANBaseline(_Baseline):
 
     Raises:
         ModuleNotFoundError: spandrel is not installed.
-        lafr.weights.MissingWeightsError: there is no such file.
+        lafr_base.weights.MissingWeightsError: there is no such file.
         ValueError: the file holds something else.
     """
 
@@ -79,7 +79,7 @@ class RestoreFormerBaseline(_Baseline):
 
     Raises:
         ModuleNotFoundError: spandrel is not installed.
-        lafr.weights.MissingWeightsError: there is no such file.
+        lafr_base.weights.MissingWeightsError: there is no such file.
         ValueError: the file holds something else.
     """
 
@@ -98,7 +98,7 @@ class CodeFormerBaseline(_Baseline):
 
     Raises:
         ModuleNotFoundError: spandrel or spandrel-extra-arches is not installed.
-        lafr.weights.MissingWeightsError: there is no such file.
+        lafr_base.weights.MissingWeightsError: there is no such file.
         ValueError: the file holds something else, or ``weight`` is not within 0 to 1.
     """
 

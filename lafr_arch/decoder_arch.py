@@ -12,9 +12,9 @@ from diffusers.models.autoencoders.vae import DecoderTiny
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from lafr import weights
 from lafr_arch.autoencoder_arch import ResidualBlock
 from lafr_arch.part_weights import load_part
+from lafr_base import weights
 
 FACTOR = 8
 """How many times larger the image's sides are than the latent's."""

@@ -19,9 +19,9 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lafr import weights as weight_files
 from lafr_arch.ip_adapter_encoder_arch import ImageEncoder
 from lafr_arch.static_unet import StaticCrossAttention, cross_attentions
+from lafr_base import weights as weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class IPAdapter(nn.Module):
         """The adapter of an option file on the meta device, to count its parameters.
 
         Raises:
-            lafr.weights.MissingWeightsError: the encoder's form stands in a folder that is not there.
+            lafr_base.weights.MissingWeightsError: the encoder's form stands in a folder that is not there.
         """
         made, arguments = _encoder_class(options.get("encoder", CLIP))
         defaults = inspect.signature(cls).parameters
@@ -153,7 +153,7 @@ def _encoder_class(options: Mapping[str, Any]) -> tuple[type[ImageEncoder], dict
 
 
 def required_weights(options: Mapping[str, Any]) -> list[str]:
-    """Weights that an ``ip_adapter:`` needs, as :func:`lafr.weights.require` takes them."""
+    """Weights that an ``ip_adapter:`` needs, as :func:`lafr_base.weights.require` takes them."""
     made, arguments = _encoder_class(options.get("encoder", CLIP))
     own = options.get("weights")
     return [*made.required_weights(**arguments), *([own] if own else [])]
@@ -196,10 +196,10 @@ def load_published(adapter: IPAdapter, unet: UNet2DConditionModel, source: str) 
     Args:
         adapter: gets the projection.
         unet: a full UNet after :func:`add_image_attention`; gets the keys and values.
-        source: .safetensors or .bin, as :func:`lafr.weights.require` takes it.
+        source: .safetensors or .bin, as :func:`lafr_base.weights.require` takes it.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: it is of another form, or for another base model; says what does not fit.
     """
     path = weight_files.require(source)

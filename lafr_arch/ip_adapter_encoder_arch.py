@@ -10,9 +10,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr import weights
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_arch.recognition import recognition_crop
+from lafr_base import weights
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The encoder of h94/IP-Adapter for Stable Diffusion 1.x: OpenCLIP's ViT-H/14, 632,076,800 parameters.
@@ -51,13 +51,13 @@ class ImageEncoder(nn.Module):
         """The architecture that the class's arguments lead to; no weights are read.
 
         Raises:
-            lafr.weights.MissingWeightsError: it stands in a folder that is not there.
+            lafr_base.weights.MissingWeightsError: it stands in a folder that is not there.
         """
         raise NotImplementedError
 
     @classmethod
     def required_weights(cls, **options: Any) -> list[str]:
-        """Weights that the class's arguments need, as :func:`lafr.weights.require` takes them."""
+        """Weights that the class's arguments need, as :func:`lafr_base.weights.require` takes them."""
         raise NotImplementedError
 
 
@@ -73,7 +73,7 @@ class CLIPImageEncoder(ImageEncoder):
         dtype: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        lafr.weights.MissingWeightsError: the encoder is not there.
+        lafr_base.weights.MissingWeightsError: the encoder is not there.
         ValueError: the dtype is unknown.
     """
 
@@ -147,7 +147,7 @@ class MobileFaceNetEncoder(ImageEncoder):
         path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: the file holds another net.
     """
 

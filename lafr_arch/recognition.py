@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
 
 # Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
 # MobileFaceNet_Pytorch).

@@ -53,7 +53,7 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
         for. The constants are buffers, not parameters.
 
     Raises:
-        lafr.weights.MissingWeightsError: the base model is neither there nor one whose configuration is known.
+        lafr_base.weights.MissingWeightsError: the base model is neither there nor one whose configuration is known.
         ValueError: an option does not fit.
     """
     configs = base_configs(network_g["base_model"])

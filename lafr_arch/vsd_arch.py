@@ -11,10 +11,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr import weights
 from lafr_arch.base_model import encode_prompt, load_base_model
 from lafr_arch.lafr_arch import predict_sample
 from lafr_arch.lora import add_lora
+from lafr_base import weights
 
 
 @ARCH_REGISTRY.register()

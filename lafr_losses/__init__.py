@@ -3,4 +3,4 @@
 All take (pred, target), RGB (B, 3, H, W) in [0, 1], and return a scalar tensor.
 """
 
-import lafr.compat  # noqa: F401 - before any module here imports basicsr
+import lafr_base.compat  # noqa: F401 - before any module here imports basicsr

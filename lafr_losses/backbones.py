@@ -13,7 +13,7 @@ from lafr_losses.common import freeze, load_state_dict, load_strict
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Weights in lafr.weights, by backbone.
+# Weights in lafr_base.weights, by backbone.
 WEIGHT_NAMES = {"vgg": "vgg16", "alex": "alexnet"}
 
 

@@ -25,7 +25,7 @@ class FrozenLoss(nn.Module):
 
     @classmethod
     def required_weights(cls, **options: Any) -> list[str]:  # noqa: ARG003 - for the classes that need some
-        """Names, paths or hub ids, as :func:`lafr.weights.require` takes them, of what these options need.
+        """Names, paths or hub ids, as :func:`lafr_base.weights.require` takes them, of what these options need.
 
         Raises:
             ValueError: an option has no valid value.
@@ -41,7 +41,7 @@ def required_weights(options: dict[str, Any]) -> list[str]:
     """Weights that a loss needs, from its YAML options (``type`` and arguments), without building it.
 
     For a launcher that wants to say all that is missing at once: pass the lists of all losses, joined, to
-    :func:`lafr.weights.require_all`. Losses without weights, BasicSR's own among them, need nothing.
+    :func:`lafr_base.weights.require_all`. Losses without weights, BasicSR's own among them, need nothing.
     """
     arguments = dict(options)
     loss = LOSS_REGISTRY.get(arguments.pop("type"))

@@ -9,7 +9,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr.weights import require
+from lafr_base.weights import require
 from lafr_losses.backbones import backbone, imagenet_normalise
 from lafr_losses.common import FrozenLoss, full_precision, load_state_dict
 
@@ -54,7 +54,7 @@ class DISTSLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: a file is not there.
+        lafr_base.weights.MissingWeightsError: a file is not there.
         ValueError: a file holds other weights.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
 
-from lafr.weights import require
+from lafr_base.weights import require
 from lafr_losses.common import (
     FrozenLoss,
     check_choice,
@@ -74,7 +74,7 @@ class FeatureLoss(FrozenLoss):
 
     Raises:
         ValueError: an option has no valid value.
-        lafr.weights.MissingWeightsError: there is nothing at ``path``.
+        lafr_base.weights.MissingWeightsError: there is nothing at ``path``.
     """
 
     def __init__(

@@ -6,9 +6,9 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
-from lafr.weights import require
 from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.recognition import MobileFaceNetFace
+from lafr_base.weights import require
 from lafr_losses.common import (
     FrozenLoss,
     check_choice,
@@ -50,7 +50,7 @@ class IdentityCLIPLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: the encoder is not there.
+        lafr_base.weights.MissingWeightsError: the encoder is not there.
         ValueError: an option has no valid value.
     """
 
@@ -118,7 +118,7 @@ class ArcFaceLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: an option has no valid value, or the file holds another net.
     """
 
@@ -168,7 +168,7 @@ class MobileFaceNetLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: an option has no valid value, or the file holds another net.
     """
 

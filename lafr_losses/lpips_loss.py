@@ -8,7 +8,7 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from lafr.weights import require
+from lafr_base.weights import require
 from lafr_losses.backbones import WEIGHT_NAMES, backbone
 from lafr_losses.common import FrozenLoss, check_choice, full_precision, normalise_channels
 
@@ -41,7 +41,7 @@ class LPIPSLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: the backbone's file is not there.
+        lafr_base.weights.MissingWeightsError: the backbone's file is not there.
         ValueError: an option has no valid value, or the file holds other weights.
     """
 

@@ -6,12 +6,12 @@ import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
-from lafr.weights import require
+from lafr_base.weights import require
 from lafr_losses.common import FrozenLoss, check_choice, distance
 from lafr_losses.face_models import FEATURES, D3DFRFace, TDDFAFace
 
 _BACKENDS: dict[str, type[D3DFRFace] | type[TDDFAFace]] = {"d3dfr": D3DFRFace, "3ddfa_v2": TDDFAFace}
-# Weights of each backend in lafr.weights: regressor, face model.
+# Weights of each backend in lafr_base.weights: regressor, face model.
 _WEIGHT_NAMES = {"d3dfr": ("d3dfr", "bfm"), "3ddfa_v2": ("3ddfa-v2", "3ddfa-v2-basis")}
 
 
@@ -47,7 +47,7 @@ class FacialStructureLoss(FrozenLoss):
         loss_weight: multiplies the result.
 
     Raises:
-        lafr.weights.MissingWeightsError: a file is not there.
+        lafr_base.weights.MissingWeightsError: a file is not there.
         ValueError: an option has no valid value, or a file holds something else.
     """
 

@@ -115,7 +115,7 @@ def build_image_metric(name: str, device: torch.device) -> ImageMetric:
     """Build an image metric; its net and weights are loaded.
 
     Raises:
-        lafr.weights.MissingWeightsError: weights are missing.
+        lafr_base.weights.MissingWeightsError: weights are missing.
         MissingPackageError: its library is not installed.
         ValueError: a file holds other weights.
     """

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafr.weights import require
 from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_base.weights import require
 from lafr_losses.common import freeze, load_net, load_state_dict, load_strict
 from lafr_losses.face_models import TDDFAFace
 from lafr_metrics.images import ImagePair
@@ -30,7 +30,7 @@ class Deg:
         path: ``arcface_resnet18.pth``, or a name of ``lafr weights``.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: it holds another net.
     """
 
@@ -95,7 +95,7 @@ class LMD:
         path: ``alignment_WFLW_4HG.pth``, or a name of ``lafr weights``.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: it holds another net.
     """
 
@@ -133,7 +133,7 @@ class Landmarks3DDFA:
         basis_path: ``3ddfa_68_basis.npz``, or a name of ``lafr weights``.
 
     Raises:
-        lafr.weights.MissingWeightsError: a file is not there.
+        lafr_base.weights.MissingWeightsError: a file is not there.
         ValueError: a file holds something else.
     """
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lafr.images import ImageError, read_image, to_uint8
-from lafr.weights import require
+from lafr_base.images import ImageError, read_image, to_uint8
+from lafr_base.weights import require
 from lafr_losses.common import freeze, load_state_dict, load_strict
 from lafr_metrics.images import MetricError
 
@@ -117,7 +117,7 @@ class FID:
         path: its file, or a name of ``lafr weights``.
 
     Raises:
-        lafr.weights.MissingWeightsError: a file is not there.
+        lafr_base.weights.MissingWeightsError: a file is not there.
         ValueError: it holds another net.
     """
 
@@ -141,7 +141,7 @@ class FID:
             progress: wraps ``paths`` while they are read.
 
         Raises:
-            lafr.images.ImageError: a file cannot be read.
+            lafr_base.images.ImageError: a file cannot be read.
         """
         features: list[np.ndarray] = []
         batch: list[Tensor] = []

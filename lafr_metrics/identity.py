@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr.weights import require
 from lafr_arch.recognition import MobileFaceNetFace
+from lafr_base.weights import require
 
 WEIGHTS = "mobilefacenet"
 
@@ -19,7 +19,7 @@ class IdentitySimilarity:
         path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
 
     Raises:
-        lafr.weights.MissingWeightsError: the file is not there.
+        lafr_base.weights.MissingWeightsError: the file is not there.
         ValueError: it holds another net.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lafr.weights import require
+from lafr_base.weights import require
 from lafr_losses.common import freeze, load_state_dict, load_strict
 from lafr_metrics.images import ImagePair, MissingPackageError
 from lafr_metrics.specs import METRICS
@@ -27,7 +27,7 @@ class PyIQA:
         device: where the net runs.
 
     Raises:
-        lafr.weights.MissingWeightsError: its file is not there.
+        lafr_base.weights.MissingWeightsError: its file is not there.
         MissingPackageError: pyiqa, or something it needs, is not installed.
         ValueError: the file holds another net.
     """

@@ -21,7 +21,7 @@ class MetricSpec:
         kind: ``image``: a value for each image; ``set``: one value for a whole set.
         variant: everything that would change the number.
         library: what computes it.
-        weights: names of :mod:`lafr.weight_list` it needs.
+        weights: names of :mod:`lafr_base.weight_list` it needs.
         extra: extra of this distribution that brings its library; None where nothing more is needed.
         aligned: the images must be FFHQ-aligned square faces.
     """

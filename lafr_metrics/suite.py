@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lafr import weights
+from lafr_base import weights
 from lafr_metrics.builders import build_image_metric
 from lafr_metrics.fid import FID, Gaussian, Progress, frechet_distance
 from lafr_metrics.images import ImageMetric, ImagePair, MetricError, MissingPackageError
@@ -135,7 +135,7 @@ class Suite:
 
         Raises:
             MetricError: there are fewer than two images, or a reference lacks.
-            lafr.images.ImageError: a file cannot be read.
+            lafr_base.images.ImageError: a file cannot be read.
         """
         names = [name for name in self.names if METRICS[name].kind == "set"]
         values: dict[str, float] = {}
@@ -187,7 +187,7 @@ def _require(spec: MetricSpec) -> None:
     """Check that a metric's files and library are there, before anything is loaded.
 
     Raises:
-        lafr.weights.MissingWeightsError: files are missing.
+        lafr_base.weights.MissingWeightsError: files are missing.
         MissingPackageError: the library is, and perhaps files too.
     """
     try:

@@ -1,3 +1,3 @@
 """Training stages of LAFR, registered in MODEL_REGISTRY by modules named *_model.py."""
 
-import lafr.compat  # noqa: F401 - before any module here imports basicsr
+import lafr_base.compat  # noqa: F401 - before any module here imports basicsr

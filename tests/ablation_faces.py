@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
-from lafr.ablations.runs import Planner
-from lafr.ablations.tables import read_ablations
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_studies.ablations.runs import Planner
+from lafr_studies.ablations.tables import read_ablations
 from stage_options import batch
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_arcface, write_bfm, write_clip, write_d3dfr
 

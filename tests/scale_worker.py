@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from lafr import results
-from lafr.images import read_image
 from lafr.results import RestoredPhoto, ResultFolder
 from lafr.scale.manifest import Ledger
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job, run_share
+from lafr_base.images import read_image
 
-WATCHED = ("lafr.scale", "lafr.results", "lafr.images")
+WATCHED = ("lafr.scale", "lafr.results", "lafr_base.images")
 
 
 class Negative:

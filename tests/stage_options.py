@@ -11,7 +11,7 @@ from basicsr.models import build_model
 from torch import Tensor
 
 import lafr
-from lafr.compat import patch_training
+from lafr_models.launcher import patch_training
 
 lafr.register()
 patch_training()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import lafr.compat  # noqa: F401 - BasicSR imports with any torchvision
-from lafr.ffhq import FFHQ_POINTS
+import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.aligner_arch import FacePointNet
+from lafr_base.face_crops import centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
+from lafr_base.ffhq import FFHQ_POINTS
 from lafr_data.aligner_dataset import MIRROR, FacePointDataset, load_landmarks
-from lafr_data.face_crops import centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
 from lafr_models.aligner_model import FacePointModel, point_error
 
 DEGRADATION = {"preset": "gfpgan", "downsample_range": [0.8, 6]}

@@ -26,7 +26,6 @@ import lafr
 lafr.register()
 
 from lafr.detectors import Face  # noqa: E402 - after BasicSR can be imported
-from lafr.ffhq import FFHQ_POINTS  # noqa: E402
 from lafr.networks import load_network  # noqa: E402
 from lafr.restorer import LAFRer  # noqa: E402
 from lafr_arch import baseline_arch  # noqa: E402
@@ -36,6 +35,7 @@ from lafr_arch.baseline_arch import (  # noqa: E402
     GFPGANBaseline,
     RestoreFormerBaseline,
 )
+from lafr_base.ffhq import FFHQ_POINTS  # noqa: E402
 from lafr_models.baseline_model import BaselineModel  # noqa: E402
 
 spandrel = pytest.importorskip("spandrel")
@@ -342,14 +342,14 @@ def test_option_file_runs(tmp_path: Path, saved: Callable[[str], tuple[nn.Module
 
 @pytest.mark.parametrize("name", ["gfpgan", "codeformer", "restoreformer"])
 def test_option_files_differ_from_lafrs_in_the_network_only(name: str):
-    from lafr.options import load_yaml
+    from lafr_models.options import load_yaml
 
     opt, ours = (load_yaml(ROOT / "options" / f"test_{n}.yml") for n in (name, "lafr"))
     assert opt["datasets"] == ours["datasets"]
     assert opt["val"] == ours["val"]
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    from lafr.startup import required_weights
+    from lafr_models.startup import required_weights
 
     assert required_weights(opt) == [opt["network_g"]["path"]]  # said before a run starts where it is missing
     assert ARCH_REGISTRY.get(opt["network_g"]["type"]) is {k.lower(): v for k, v in BASELINES.items()}[name]

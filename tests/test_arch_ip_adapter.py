@@ -23,7 +23,6 @@ from base_models import (
     write_mini_prior,
     write_stable_diffusion,
 )
-from lafr.weights import MissingWeightsError
 from lafr_arch.ip_adapter import (
     IPAdapter,
     add_image_attention,
@@ -36,6 +35,7 @@ from lafr_arch.lafr_arch import LAFRNet
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_arch.sizes import count, network_sizes
 from lafr_arch.static_unet import FullUNet, StaticCrossAttention, StaticUNet
+from lafr_base.weights import MissingWeightsError
 from lafr_losses.identity_loss import IdentityCLIPLoss, MobileFaceNetLoss
 from tiny_weights import write_clip
 

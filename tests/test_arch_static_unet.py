@@ -20,9 +20,9 @@ from base_models import (
     tiny_unet,
 )
 from conftest import ROOT
-from lafr.options import load_yaml
 from lafr_arch.lora import add_lora, lora_layers, merge_lora
 from lafr_arch.static_unet import StaticCrossAttention, StaticUNet
+from lafr_models.options import load_yaml
 
 MINI_OPTIONS_UNET = {"in_channels": 8, "out_channels": 8} | load_yaml(ROOT / "options/mini/prior.yml")["network_g"][
     "unet"

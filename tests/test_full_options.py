@@ -19,8 +19,8 @@ from base_models import SD_IMAGE_SIZE, write_stable_diffusion
 
 lafr.register()
 
-from lafr.options import load_yaml  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
+from lafr_models.options import load_yaml  # noqa: E402
 from tiny_weights import write_bfm, write_clip, write_d3dfr  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

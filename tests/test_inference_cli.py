@@ -17,10 +17,10 @@ from torch import nn
 
 from lafr.commands import restore
 from lafr.demo import PORTRAITS, write_samples
-from lafr.images import read_image
 from lafr.networks import MODELS
 from lafr.restorer import LAFRer
 from lafr.results import ResultFolder
+from lafr_base.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +39,7 @@ class Everywhere:
 
     def detect(self, image: np.ndarray) -> list:
         from lafr.detectors import Face
-        from lafr.ffhq import FFHQ_POINTS
+        from lafr_base.ffhq import FFHQ_POINTS
 
         if not image.any():
             return []

@@ -14,7 +14,7 @@ import pytest
 from lafr import cli
 from lafr.detectors import DETECTORS, build_detector
 from lafr.detectors.face import Face, rescale, resize_to, suppress
-from lafr.weights import OfflineError
+from lafr_base.weights import OfflineError
 
 if TYPE_CHECKING:
     from lafr.detectors import Detector
@@ -87,7 +87,7 @@ def test_builtin_refuses_what_is_no_photo(builtin: Detector):
 
 def test_names_and_spellings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("lafr.weights.find", lambda name: None)
+    monkeypatch.setattr("lafr_base.weights.find", lambda name: None)
     with caplog.at_level(logging.INFO, "lafr.detectors"):
         assert build_detector("auto").name == "builtin"
     assert "builtin" in caplog.text
@@ -126,7 +126,7 @@ def test_anchors_are_those_of_facexlib():
     from facexlib.detection.retinaface import generate_config
     from facexlib.detection.retinaface_utils import PriorBox
 
-    import lafr.compat  # noqa: F401 - facexlib needs it
+    import lafr_base.compat  # noqa: F401 - facexlib needs it
     from lafr.detectors.retinaface import make_anchors
 
     height, width = 70, 121

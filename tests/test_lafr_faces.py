@@ -8,7 +8,7 @@ import pytest
 
 from lafr import faces
 from lafr.faces import align_matrix, is_gray, keep_tones, paste_face, to_gray, warp_face
-from lafr.ffhq import FFHQ_POINTS
+from lafr_base.ffhq import FFHQ_POINTS
 
 SIZE = 256
 HEIGHT, WIDTH = 300, 340

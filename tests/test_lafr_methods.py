@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lafr.methods import MODELS, MethodError, MethodSpec, parse_method, parse_methods
-from lafr.weights import MissingWeightsError
+from lafr_base.weights import MissingWeightsError
 
 
 @pytest.fixture

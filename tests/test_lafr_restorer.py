@@ -19,9 +19,9 @@ from torch import nn
 
 from lafr import restorer
 from lafr.background import RealESRGANBackground
-from lafr.ffhq import FFHQ_POINTS
 from lafr.networks import load_network, pick_device
 from lafr.restorer import LAFRer
+from lafr_base.ffhq import FFHQ_POINTS
 
 SIZE = 64
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lafr.images import ImageError
 from lafr.results import RestoredPhoto, write_behind
+from lafr_base.images import ImageError
 
 
 def made(count: int, taken: list[int], bad: int = -1) -> Iterator[tuple[int, RestoredPhoto]]:

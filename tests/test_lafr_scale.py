@@ -20,7 +20,6 @@ import pytest
 
 from lafr.cli import main
 from lafr.commands import batch
-from lafr.images import ImageError, read_image
 from lafr.networks import MODELS
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto, ResultFolder
@@ -29,6 +28,7 @@ from lafr.scale.manifest import FAILED, DigestSet, Manifest, Record, rank_file, 
 from lafr.scale.photos import Photos
 from lafr.scale.run import RunError, claim
 from lafr.scale.work import Job, WorkError, run_share
+from lafr_base.images import ImageError, read_image
 from scale_worker import Negative, job
 
 WORKER = Path(__file__).with_name("scale_worker.py")

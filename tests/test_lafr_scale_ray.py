@@ -27,7 +27,7 @@ def make_job(source: Path, out: Path, deaths: Path) -> Job:
     """A job whose restorer kills its process at the 20th photo, `DEATHS` times in all; pickled by value."""
 
     def build() -> Any:
-        from lafr.images import read_image
+        from lafr_base.images import read_image
 
         class Mortal:
             threads = 2

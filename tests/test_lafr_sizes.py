@@ -10,7 +10,7 @@ import pytest
 import lafr
 from base_models import write_stable_diffusion
 from lafr import cli
-from lafr.weights import MissingWeightsError
+from lafr_base.weights import MissingWeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lafr.weights import MissingWeightsError
 from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.mobilenetv1_arch import MobileNetV1
+from lafr_base.weights import MissingWeightsError
 from lafr_losses.feature_loss import FeatureLoss
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from lafr.weights import MissingWeightsError
 from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_base.weights import MissingWeightsError
 from lafr_losses.common import required_weights
 from lafr_losses.identity_loss import ArcFaceLoss, IdentityCLIPLoss, MobileFaceNetLoss
 from tiny_weights import write_3ddfa, write_arcface, write_clip

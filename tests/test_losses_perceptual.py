@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lafr.weights import MissingWeightsError
+from lafr_base.weights import MissingWeightsError
 from lafr_losses.backbones import alexnet_features, backbone, vgg16_features
 from lafr_losses.dists_loss import DISTSLoss, l2_pool, sobel_magnitude
 from lafr_losses.lpips_loss import LPIPSLoss

@@ -10,9 +10,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from lafr.ffhq import FFHQ_POINTS
-from lafr.weights import MissingWeightsError
 from lafr_arch.d3dfr_arch import D3DFRNet
+from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.weights import MissingWeightsError
 from lafr_losses.face_models import D3DFRFace, TDDFAFace, load_bfm, rotation
 from lafr_losses.structure_loss import FacialStructureLoss
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_bfm, write_d3dfr

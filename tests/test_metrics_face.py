@@ -120,7 +120,7 @@ def test_suite_measures_faces(tmp_path: Path, faces: tuple[np.ndarray, np.ndarra
 
 
 def test_3ddfa_landmarks_follow_a_shift_of_the_face(shared: Path, monkeypatch: pytest.MonkeyPatch):
-    from lafr.images import list_images, read_image
+    from lafr_base.images import list_images, read_image
 
     monkeypatch.setenv("LAFR_WEIGHTS", str(shared / "models"))
     suite = Suite(["landmarks_3ddfa", "identity"])

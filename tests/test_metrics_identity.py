@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lafr.ffhq import FFHQ_POINTS
-from lafr.weights import MissingWeightsError
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_arch.recognition import _CROP, recognition_crop, similarity_transform
+from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.weights import MissingWeightsError
 from lafr_metrics.identity import IdentitySimilarity
 from lafr_metrics.statistics import bootstrap_mean
 

@@ -238,7 +238,7 @@ def test_right_yaml_options_and_other_libraries_have_no_faults():
 
 
 def test_missing_weights_of_a_validation_metric_stop_a_run_with_the_others(tmp_path: Path):
-    from lafr.startup import MissingFilesError, require_files
+    from lafr_models.startup import MissingFilesError, require_files
 
     lafr.register()
     opt: dict[str, Any] = {

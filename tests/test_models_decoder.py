@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from base_models import SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
-from lafr.options import load_yaml
-from lafr.startup import MissingFilesError, require_files
 from lafr_arch.decoder_arch import SmallDecoder
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_models.image_training import random_part
+from lafr_models.options import load_yaml
+from lafr_models.startup import MissingFilesError, require_files
 from stage_options import PIXEL, Loader, batch, build, changed, options, snapshot, step
 
 DECODER = {"type": "SmallDecoder", "widths": [16, 16], "blocks": [1, 1]}

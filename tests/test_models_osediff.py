@@ -17,14 +17,14 @@ from base_models import SD_IMAGE_SIZE, assert_close_in_range, write_mini_prior, 
 lafr.register()
 
 from lafr.networks import load_network  # noqa: E402 - after BasicSR can be imported
-from lafr.options import load_yaml  # noqa: E402
-from lafr.startup import required_weights  # noqa: E402
 from lafr_arch.base_configs import base_configs  # noqa: E402
 from lafr_arch.base_model import VAE_CLASSES, encode_prompt  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.lora import add_encoder_lora, add_lora, merge_lora  # noqa: E402
 from lafr_arch.sizes import network_sizes  # noqa: E402
 from lafr_arch.vsd_arch import ScoreDistillation  # noqa: E402
+from lafr_models.options import load_yaml  # noqa: E402
+from lafr_models.startup import required_weights  # noqa: E402
 from stage_options import Loader, batch, build, changed, options, snapshot, step  # noqa: E402
 from tiny_weights import write_3ddfa  # noqa: E402
 

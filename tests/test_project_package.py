@@ -16,7 +16,8 @@ import lafr
 from lafr import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "basicsr")
+OTHERS = ("lafr", "lafr_base", "lafr_studies")
+FOLDERS = (*OTHERS, "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "basicsr")
 
 
 def run_python(code: str) -> str:
@@ -47,9 +48,9 @@ def test_import_takes_under_a_fifth_of_a_second() -> None:
 
 
 def test_packages_are_found_from_anywhere() -> None:
-    packages = ("lafr", *lafr.PLUGIN_PACKAGES)
+    packages = (*OTHERS, *lafr.PLUGIN_PACKAGES)
     found = run_python(f"from importlib.util import find_spec\nfor name in {packages}: print(find_spec(name).origin)")
-    folders = ("lafr", "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data")
+    folders = (*OTHERS, "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data")
     assert found.splitlines() == [str(ROOT / folder / "__init__.py") for folder in folders]
 
 
@@ -59,7 +60,7 @@ def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(ROOT)
     packages = run_setup("setup.py", stop_after="init").packages
-    folders = {"lafr_data": ROOT / "data"} | {name: ROOT / name for name in lafr.PLUGIN_PACKAGES[:-1] + ("lafr",)}
+    folders = {"lafr_data": ROOT / "data"} | {name: ROOT / name for name in (*OTHERS, *lafr.PLUGIN_PACKAGES[:-1])}
     expected = {
         ".".join([name, *path.parent.relative_to(folder).parts])
         for name, folder in folders.items()
@@ -87,7 +88,7 @@ def test_dependencies_are_those_imported(monkeypatch: pytest.MonkeyPatch) -> Non
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 imported.add(node.module.split(".")[0])
-    third_party = imported - sys.stdlib_module_names - {"lafr", *lafr.PLUGIN_PACKAGES}
+    third_party = imported - sys.stdlib_module_names - {*OTHERS, *lafr.PLUGIN_PACKAGES}
     assert {names.get(module, module) for module in third_party} == declared
 
 
@@ -117,7 +118,9 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     listed = capsys.readouterr().out
-    for path in (ROOT / "lafr" / "commands").glob("[!_]*.py"):
+    paths = [path for name in cli.PACKAGES for path in (ROOT / name.replace(".", "/")).glob("[!_]*.py")]
+    assert len(paths) > 4
+    for path in paths:
         name = path.stem.replace("_", "-")
         assert name in listed
         with pytest.raises(SystemExit, match="0"):

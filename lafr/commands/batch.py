@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lafr.commands.restore import add_result_arguments, build_restorer
-from lafr.weights import WeightsError
+from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
     from lafr.scale.manifest import Ledger
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore; return the exit status."""
-    from lafr.images import ImageError
+    from lafr_base.images import ImageError
 
     try:
         rank, world = _share(args)

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     lafr.register()
     from tqdm import tqdm
 
-    from lafr.images import write_image
+    from lafr_base.images import write_image
     from lafr_data.validation_dataset import ValidationFaceDataset
 
     options = {"image_size": args.size, "degradation": args.degradation, "seed": args.seed}

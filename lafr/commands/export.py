@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, load, write; return the exit status."""
     from lafr import register
-    from lafr.options import OptionError, lafr_options
+    from lafr_models.options import OptionError, lafr_options
 
     opt = lafr_options(args.option_file)
     register()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lafr.weights import WeightsError
+from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
     from lafr.demo import Sample
@@ -100,8 +100,8 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore; return the exit status: 0, 1 (a photo failed or had no face) or 2 (nothing could be done)."""
-    from lafr.images import ImageError, list_images  # with all that follows: imports that take seconds
     from lafr.results import ResultFolder
+    from lafr_base.images import ImageError, list_images  # with all that follows: imports that take seconds
 
     if not 0 <= args.weight <= 1:
         return _stop(f"--weight must be within 0 to 1; got {args.weight:g}")
@@ -166,8 +166,8 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
     device = pick_device(args.device)
     background = None
     if args.bg_upsampler == "realesrgan":
-        from lafr import weights
         from lafr.background import RealESRGANBackground
+        from lafr_base import weights
 
         background = RealESRGANBackground.from_file(weights.require("realesrgan-x2plus"), device, args.bg_tile)
     return LAFRer(

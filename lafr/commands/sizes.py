@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Count and print; return the exit status."""
     from lafr import register
-    from lafr.options import lafr_options
+    from lafr_models.options import lafr_options
 
     network_g = lafr_options(args.option_file)["network_g"]
     register()

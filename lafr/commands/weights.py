@@ -12,8 +12,8 @@ import os
 import sys
 from typing import Any
 
-from lafr import weights
-from lafr.weight_list import WEIGHTS, Weight
+from lafr_base import weights
+from lafr_base.weight_list import WEIGHTS, Weight
 
 HELP = "list the weights that options can use, and fetch them"
 

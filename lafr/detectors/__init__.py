@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 
-from lafr import weights
+from lafr_base import weights
 
 from .face import Detector, Face, Photo
 
@@ -40,7 +40,8 @@ def build_detector(name: str = "auto", device: str = "cpu", min_score: float | N
 
     Raises:
         ValueError: the name is unknown, as are YOLOv5 and dlib of other projects; the message lists the names.
-        lafr.weights.WeightsError: its weights are not found and cannot be fetched; the message says where to get them.
+        lafr_base.weights.WeightsError: its weights are not found and cannot be fetched; the message says how to get
+            them.
     """
     chosen = name.lower().replace("-", "_")
     chosen = _OTHER_SPELLINGS.get(chosen, chosen)

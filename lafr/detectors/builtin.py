@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lafr_arch.aligner_arch import FacePointNet
-from lafr_data.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
+from lafr_base.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
 
 from .face import Face, Photo, check_photo, rescale, resize_to, suppress
 

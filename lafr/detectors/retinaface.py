@@ -35,7 +35,7 @@ class RetinaFaceDetector:
     def __init__(self, network: str, weights: Path, device: str | torch.device = "cpu", min_score: float = 0.8) -> None:
         from facexlib.detection.retinaface import RetinaFace
 
-        import lafr.compat  # noqa: F401 - facexlib may import BasicSR
+        import lafr_base.compat  # noqa: F401 - facexlib may import BasicSR
 
         self.name = f"retinaface_{network}"
         self.device = torch.device(device)

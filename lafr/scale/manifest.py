@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lafr.images import ImageError
 from lafr.scale.photos import share_of
+from lafr_base.images import ImageError
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from lafr.images import IMAGE_SUFFIXES, ImageError
+from lafr_base.images import IMAGE_SUFFIXES, ImageError
 
 
 def share_of(key: str, world: int) -> int:
@@ -25,8 +25,8 @@ class Photos:
 
     Args:
         source: a folder, searched with its sub-folders, where links to folders are not followed and hidden files
-            and files without one of `lafr.images.IMAGE_SUFFIXES` are left out; or a text file that lists photos, one a
-            line, absolute or relative to the list's folder.
+            and files without one of `lafr_base.images.IMAGE_SUFFIXES` are left out; or a text file that lists photos,
+            one a line, absolute or relative to the list's folder.
         root: what keys are relative to; None for the folder or, of a list, for the list's folder where its first
             line is a relative path, else the file system's root.
         leave_out: a folder that is not searched, where it is below `source`: that of the results.

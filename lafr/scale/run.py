@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lafr.images import ImageError
 from lafr.results import FACE_FOLDERS
+from lafr_base.images import ImageError
 
 RUN_FILE = "run.json"
 _FOLDERS = (*FACE_FOLDERS, "restored_imgs")

@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from lafr.images import ImageError
 from lafr.results import RestoredPhoto, ResultFolder, write_behind
 from lafr.scale.manifest import FACELESS, FAILED, RESTORED, Ledger, Manifest, Record, rank_file
 from lafr.scale.photos import Photos
+from lafr_base.images import ImageError
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,166 @@
+"""The one place that knows the faults of BasicSR 1.4.2's launcher and cures them.
+
+:func:`patch_training` replaces, once, the functions that assume CUDA, execute YAML, or cannot resume exactly. Each
+replacement first checks that the original still has the signature it was written for and raises
+:class:`IncompatibleBasicSRError` otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class IncompatibleBasicSRError(RuntimeError):
+    """BasicSR has changed a function that this project replaces."""
+
+
+def _replace(owner: Any, name: str, parameters: list[str], replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """Set ``owner.name`` to ``replacement`` if the original takes exactly ``parameters``; return the original."""
+    original = getattr(owner, name, None)
+    if original is None:
+        raise IncompatibleBasicSRError(f"{owner.__name__}.{name} does not exist; install basicsr==1.4.2")
+    found = list(inspect.signature(original).parameters)
+    if found != parameters:
+        raise IncompatibleBasicSRError(
+            f"{owner.__name__}.{name} takes {found}, expected {parameters}; install basicsr==1.4.2"
+        )
+    setattr(owner, name, replacement)
+    return original
+
+
+def _init_dist_pytorch(backend: str = "nccl", **kwargs: Any) -> None:
+    """Start torch.distributed under torchrun: nccl with one GPU a process, gloo where there is no GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    else:
+        backend = "gloo"
+    torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _model_to_device(self: Any, net: Any) -> Any:
+    """Move a net to the model's device and wrap it for distributed training, with or without CUDA."""
+    import torch
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    net = net.to(self.device)
+    if self.opt["dist"]:
+        device_ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
+        unused = self.opt.get("find_unused_parameters", False)
+        return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
+    return DataParallel(net) if self.opt["num_gpu"] > 1 else net
+
+
+def _get_optimizer(self: Any, optim_type: str, params: Any, lr: float, **kwargs: Any) -> Any:
+    """Build any optimizer of torch.optim by its class name (BasicSR 1.4.2 knows Adam only)."""
+    import torch
+
+    optimizer_class = getattr(torch.optim, optim_type, None)
+    if not isinstance(optimizer_class, type):
+        raise ValueError(f"train: optim_*: type: {optim_type} is not an optimizer of torch.optim")
+    return optimizer_class(params, lr, **kwargs)
+
+
+def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """Find and load the training state to resume from, on any device.
+
+    ``--auto_resume`` takes the newest state under the run's own experiments folder; otherwise
+    ``path: resume_state`` names the file.
+    """
+    import torch
+    from basicsr.utils import check_resume
+
+    path = opt["path"].get("resume_state")
+    if opt["auto_resume"]:
+        states = Path(opt["path"]["training_states"]).glob("*.state")
+        newest = max(states, key=lambda p: int(p.stem), default=None)
+        if newest is not None:
+            path = opt["path"]["resume_state"] = str(newest)
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path: resume_state: {path} does not exist")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    check_resume(opt, state["iter"])
+    opt["resume_position"] = {"epoch": state["epoch"], "iter": state["iter"]}
+    return state
+
+
+def _dataloaders(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap BasicSR's loader factory: enough epochs for ``total_iter``, and a resumed run starts inside its epoch."""
+
+    def create_train_val_dataloader(opt: dict[str, Any], logger: logging.Logger) -> tuple[Any, ...]:
+        train_loader, sampler, val_loaders, _, total_iters = original(opt, logger)
+        iters_per_epoch = len(train_loader)
+        if iters_per_epoch == 0:
+            raise ValueError(
+                f"datasets: train: batch_size_per_gpu: {train_loader.batch_size} is larger than the "
+                f"{len(train_loader.dataset)} images of the set; lower it or raise dataset_enlarge_ratio"
+            )
+        position = opt.get("resume_position")
+        if position is not None:
+            done = position["iter"] - position["epoch"] * iters_per_epoch
+            if not 0 <= done <= iters_per_epoch:
+                raise ValueError(
+                    f"path: resume_state: {opt['path']['resume_state']} stopped at iteration {position['iter']} of "
+                    f"epoch {position['epoch']}, but an epoch now has {iters_per_epoch} iterations: resume with the "
+                    "same data, batch size and number of processes"
+                )
+            sampler.skip(position["epoch"], done * train_loader.batch_size)
+        return train_loader, sampler, val_loaders, math.ceil(total_iters / iters_per_epoch), total_iters
+
+    return create_train_val_dataloader
+
+
+def _parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+    """BasicSR's command line and option file, read by :mod:`lafr_models.options` without executing YAML."""
+    from lafr_models.options import parse_options
+
+    return parse_options(root_path, is_train)
+
+
+_patched = False
+
+
+def patch_training() -> None:
+    """Replace the faulty functions of BasicSR's launcher; safe to call more than once.
+
+    Raises:
+        IncompatibleBasicSRError: the installed BasicSR is not the one these replacements were written for.
+    """
+    global _patched
+    if _patched:
+        return
+    import basicsr.data.degradations as degradations
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import dist_util
+    from basicsr.utils.dist_util import master_only
+
+    import basicsr.test as test
+    import basicsr.train as train
+    from lafr_data.samplers import ResumableSampler
+
+    _replace(dist_util, "_init_dist_pytorch", ["backend", "kwargs"], _init_dist_pytorch)
+    _replace(BaseModel, "model_to_device", ["self", "net"], _model_to_device)
+    _replace(BaseModel, "get_optimizer", ["self", "optim_type", "params", "lr", "kwargs"], _get_optimizer)
+    _replace(train, "load_resume_state", ["opt"], _load_resume_state)
+    _replace(train, "EnlargedSampler", ["dataset", "num_replicas", "rank", "ratio"], ResumableSampler)
+    _replace(train, "parse_options", ["root_path", "is_train"], _parse_options)
+    _replace(test, "parse_options", ["root_path", "is_train"], _parse_options)
+    # Only the first process makes the folder that the option file is copied to.
+    copy_opt_file = _replace(train, "copy_opt_file", ["opt_file", "experiments_root"], lambda: None)
+    train.copy_opt_file = master_only(copy_opt_file)
+    original = _replace(train, "create_train_val_dataloader", ["opt", "logger"], lambda: None)
+    train.create_train_val_dataloader = _dataloaders(original)
+    jpeg = _replace(degradations, "add_jpg_compression", ["img", "quality"], lambda: None)
+    # OpenCV >= 4.5.4 refuses a float quality.
+    degradations.add_jpg_compression = lambda img, quality=90: jpeg(img, int(quality))
+    _patched = True
