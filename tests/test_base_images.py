@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lafr import images
+from lafr_base import images
 from lafr_base.images import ImageError, list_images, read_image, write_image
 
 RNG = np.random.default_rng(0)

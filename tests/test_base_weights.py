@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lafr import weight_list, weights
 from lafr.cli import main
+from lafr_base import weight_list, weights
 from lafr_base.weight_list import BASE_MODEL_FILES, RemoteFile, Weight
 
 CONTENT = b"weights of a network " * 1000

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lafr import evaluation
 from lafr.cli import main
 from lafr_base.images import read_image, write_image
 from lafr_metrics.statistics import bootstrap_mean
 from lafr_metrics.suite import METRICS, Suite
+from lafr_studies import evaluation
 from lafr_studies.evaluation import match
 
 
