@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
+from lafr_base.files import share
 
 
 class ConvUnit(nn.Sequential):
@@ -110,6 +111,7 @@ class FacePointNet(nn.Module):
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         save_file({k: v.contiguous().cpu() for k, v in state.items()}, str(folder / "model.safetensors"))
+        share(folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> FacePointNet:

@@ -129,9 +129,10 @@ def base_configs(base_model: str) -> BaseConfigs:
 
 
 def has_text_encoder(folder: Path) -> bool:
-    """Whether the base model has a text encoder, by its model_index.json (which lists null for none) or its folder."""
+    """Whether the base model has a text encoder: by its folder, unless model_index.json lists null for it."""
     index = folder / "model_index.json"
-    if index.is_file() and json.loads(index.read_text()).get("text_encoder", [None])[0] is None:
+    listed = _read(index).get("text_encoder", True) if index.is_file() else True
+    if listed in (None, [None, None]):
         return False
     return (folder / "text_encoder").is_dir()
 

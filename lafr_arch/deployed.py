@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lafr_arch.base_model import VAE_CLASSES
 from lafr_arch.ip_adapter import IPAdapter, add_image_attention
 from lafr_arch.static_unet import StaticUNet
+from lafr_base.files import share
 
 if TYPE_CHECKING:
     from lafr_arch.lafr_arch import LAFRNet
@@ -56,6 +57,7 @@ def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) 
         weights, text = Path(temporary) / WEIGHTS_NAME, Path(temporary) / "config.json"
         save_file(state, weights, metadata={"format": "pt"})
         text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        share(Path(temporary))
         os.replace(weights, folder / WEIGHTS_NAME)
         os.replace(text, folder / "config.json")
 

@@ -12,6 +12,7 @@ import inspect
 import logging
 import math
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ def _replace(owner: Any, name: str, parameters: list[str], replacement: Callable
     return original
 
 
-def _init_dist_pytorch(backend: str = "nccl", **kwargs: Any) -> None:
-    """Start torch.distributed under torchrun: nccl with one GPU a process, gloo where there is no GPU."""
+def _init_dist_pytorch(backend: str = "nccl", port: int | None = None, **kwargs: Any) -> None:
+    """Start torch.distributed under torchrun: nccl with one GPU a process, gloo where there is no GPU.
+
+    ``port`` is read by the slurm launcher alone: torchrun has chosen one, and says it in the environment.
+    """
     import torch
 
     if torch.cuda.is_available():
@@ -44,6 +48,19 @@ def _init_dist_pytorch(backend: str = "nccl", **kwargs: Any) -> None:
     else:
         backend = "gloo"
     torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _init_dist_slurm(backend: str, port: int | None = None) -> None:
+    """Start torch.distributed under srun: the same, with what torchrun would set taken from Slurm's variables."""
+    environment = os.environ
+    nodes = subprocess.run(
+        ["scontrol", "show", "hostnames", environment["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+    )
+    environment["MASTER_ADDR"] = nodes.stdout.split()[0]
+    environment["MASTER_PORT"] = str(port or environment.get("MASTER_PORT", 29500))
+    environment["WORLD_SIZE"], environment["RANK"] = environment["SLURM_NTASKS"], environment["SLURM_PROCID"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+    _init_dist_pytorch(backend)
 
 
 def _model_to_device(self: Any, net: Any) -> Any:
@@ -67,6 +84,17 @@ def _get_optimizer(self: Any, optim_type: str, params: Any, lr: float, **kwargs:
     if not isinstance(optimizer_class, type):
         raise ValueError(f"train: optim_*: type: {optim_type} is not an optimizer of torch.optim")
     return optimizer_class(params, lr, **kwargs)
+
+
+def _message_logger(original: Any) -> Any:
+    """BasicSR's logger of iterations, but with a remaining time that ends at 0 and not a step below it."""
+
+    class MessageLogger(original):  # type: ignore[misc]
+        def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
+            super().__init__(opt, start_iter, tb_logger)
+            self.max_iters += 1  # it counts the steps after the next one
+
+    return MessageLogger
 
 
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -149,8 +177,11 @@ def patch_training() -> None:
     from lafr_data.samplers import ResumableSampler
 
     _replace(dist_util, "_init_dist_pytorch", ["backend", "kwargs"], _init_dist_pytorch)
+    _replace(dist_util, "_init_dist_slurm", ["backend", "port"], _init_dist_slurm)
     _replace(BaseModel, "model_to_device", ["self", "net"], _model_to_device)
     _replace(BaseModel, "get_optimizer", ["self", "optim_type", "params", "lr", "kwargs"], _get_optimizer)
+    message_logger = _replace(train, "MessageLogger", ["opt", "start_iter", "tb_logger"], lambda: None)
+    train.MessageLogger = _message_logger(message_logger)
     _replace(train, "load_resume_state", ["opt"], _load_resume_state)
     _replace(train, "EnlargedSampler", ["dataset", "num_replicas", "rank", "ratio"], ResumableSampler)
     _replace(train, "parse_options", ["root_path", "is_train"], _parse_options)

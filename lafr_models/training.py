@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lafr_arch.sizes import format_sizes, network_sizes
+from lafr_base.files import share
 from lafr_models.ema import ExponentialMovingAverage, load_trained, trained_state
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -249,6 +250,7 @@ class TrainingModel(BaseModel):
             with self.averaged():
                 result = self.write_result(Path(self.opt["path"]["experiments_root"]))
             if result is not None:
+                share(Path(self.opt["path"]["experiments_root"]) / result)
                 get_root_logger().info(f"{result} written to {self.opt['path']['experiments_root']}")
             return
         state = {
@@ -301,6 +303,12 @@ class TrainingModel(BaseModel):
         with self.averaged():
             self.output = self.restore(self.data["lq"])
         self.net_g.train(training)
+
+    def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        """Validate on a set; BasicSR counts past the last iteration before it validates at the end."""
+        if self.is_train:
+            current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
+        super().validation(dataloader, current_iter, tb_logger, save_img)
 
     def dist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         """Validate on the first process; the others wait."""

@@ -178,5 +178,5 @@ def test_the_papers_settings():
     assert unet["train"]["optim_g"]["lr"] == 5e-5
     assert (unet["train"]["total_iter"], unet["datasets"]["train"]["batch_size_per_gpu"]) == (17000, 2)
     weights = {key: value["loss_weight"] for key, value in unet["train"].items() if key.endswith("_opt")}
-    assert weights == {"pixel_opt": 1, "perceptual_opt": 2, "identity_opt": 1, "structure_opt": 1}
+    assert weights == {"pixel_opt": 4, "perceptual_opt": 2, "identity_opt": 1, "structure_opt": 1}
     assert align["network_g"]["alignment"] | {"groups": 1, "skip": False} == align["network_g"]["alignment"]

@@ -100,6 +100,48 @@ def test_resume_state(tmp_path: Path):
     assert load_resume_state(options(False, resume_state=str(states / "9.state")))["iter"] == 9
 
 
+def test_torchrun_takes_the_port_of_slurm_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda **kwargs: seen.update(kwargs))
+    launcher._init_dist_pytorch(backend="nccl", port=29500)
+    assert seen == {"backend": "gloo"}
+
+
+def test_slurm_says_what_torchrun_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\nprintf 'node3\\nnode4\\n'\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in {"NODELIST": "node[3-4]", "NTASKS": "4", "PROCID": "3", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda **kwargs: seen.update(kwargs))
+    launcher._init_dist_slurm("nccl", port=29501)
+    assert seen == {"backend": "gloo"}
+    assert [os.environ[n] for n in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")] == [
+        "node3", "29501", "4", "3", "1",
+    ]  # fmt: skip
+
+
+def test_remaining_time_ends_at_zero(monkeypatch: pytest.MonkeyPatch):
+    patch_training()
+    import basicsr.train as train
+
+    lines: list[str] = []
+    opt = {"name": "run", "logger": {"print_freq": 1, "use_tb_logger": False}, "train": {"total_iter": 6}}
+    message_logger = train.MessageLogger(opt, 0)
+    monkeypatch.setattr(message_logger, "logger", types.SimpleNamespace(info=lines.append))
+    message_logger.start_time -= 50
+    for i in (5, 6):
+        message_logger({"epoch": 0, "iter": i, "lrs": [1e-3], "time": 1.0, "data_time": 0.0})
+    assert "eta: 0:00:08" in lines[0]  # 50 s for 6 steps, one to go
+    assert "eta: 0:00:00" in lines[1]
+
+
 class _Faces(torch.utils.data.Dataset[int]):
     opt: dict[str, Any] = {}  # noqa: RUF012
 

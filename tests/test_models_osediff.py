@@ -23,6 +23,7 @@ from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_arch.lora import add_encoder_lora, add_lora, merge_lora  # noqa: E402
 from lafr_arch.sizes import network_sizes  # noqa: E402
 from lafr_arch.vsd_arch import ScoreDistillation  # noqa: E402
+from lafr_models.image_losses import ImageLosses  # noqa: E402
 from lafr_models.options import load_yaml  # noqa: E402
 from lafr_models.startup import required_weights  # noqa: E402
 from stage_options import Loader, batch, build, changed, options, snapshot, step  # noqa: E402
@@ -297,6 +298,23 @@ def test_the_papers_settings():
     assert (vsd["guidance"], vsd["min_timestep"], vsd["max_timestep"]) == (7.5, 20, 980)
     assert (train["perceptual_opt"]["net"], train["perceptual_opt"]["loss_weight"]) == ("vgg", 2)
     assert required_weights(opt)[:2] == [opt["network_g"]["base_model"], "vgg16"]
+
+
+def test_lafr_and_osediff_weigh_the_same_pair_alike():
+    """Both weigh OSEDiff's MSE, on images in [-1, 1], by 1 and LPIPS by 2; LPIPS runs here on a random backbone."""
+    data = batch()
+    expected = torch.nn.functional.mse_loss(2 * data["lq"] - 1, 2 * data["gt"] - 1)
+    values = []
+    for name in ("lafr_unet", "osediff"):
+        train = load_yaml(ROOT / f"options/{name}.yml")["train"]
+        terms = {key: train[key] for key in ("pixel_opt", "perceptual_opt")}
+        terms["perceptual_opt"] = terms["perceptual_opt"] | {"random_backbone": True}
+        torch.manual_seed(0)
+        values.append(ImageLosses(terms)(data["lq"], data["gt"]))
+        torch.testing.assert_close(values[-1]["l_pixel"], expected)
+    assert values[0] == values[1]
+    pixel = [load_yaml(ROOT / f"options/mini/{name}.yml")["train"]["pixel_opt"] for name in ("unet", "osediff")]
+    assert pixel[0] == pixel[1]
 
 
 def test_what_is_missing_is_said(tmp_path: Path, bases: dict[str, str]):

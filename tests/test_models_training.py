@@ -295,6 +295,12 @@ def test_validation_measures_the_averaged_network(tmp_path: Path):
     assert (best["psnr"]["iter"], best["niqe_like"]["iter"]) == (3, 3)
 
 
+def test_the_last_validation_is_at_the_last_iteration(tmp_path: Path):
+    model = build(autoencoder_options(tmp_path))
+    model.validation(Loader(), 10, None)  # BasicSR's count after the 8 of the run
+    assert model.best_metric_results["faces_val"]["psnr"]["iter"] == 8
+
+
 def test_frechet_distance_of_gaussians():
     # For diagonal covariances: |m_a - m_b|^2 + sum (s_a - s_b)^2.
     mean_a, mean_b = np.array([1.0, 2.0]), np.array([0.0, 4.0])
