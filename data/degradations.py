@@ -11,18 +11,31 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Image = NDArray[Any]
-"""RGB, (H, W, 3), float32 in [0, 1]."""
-Range = tuple[float, float]
+from .degradation_steps import (
+    Image,
+    Range,
+    adjust_color,
+    anisotropic_kernel,
+    compress_jpeg,
+    to_gray,
+    validate_ranges,
+)
+from .world_degradation import REFERENCE_SIZE, WorldDegradation
 
-REFERENCE_SIZE = 512
-"""Face size in pixels that the presets' blur is given for."""
+
+class Degrades(Protocol):
+    """What makes an LQ copy of a face; given for faces of 512 x 512 pixels until :meth:`scaled` to others."""
+
+    def scaled(self, face_size: int) -> Degrades:
+        """Return the same for faces of ``face_size`` pixels."""
+
+    def apply(self, gt: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        """Return the pair (lq, gt) for a face RGB (H, W, 3), float32 in [0, 1]; a function of ``rng``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +85,7 @@ class Degradation:
             raise ValueError(f"blur_kernel_size: {self.blur_kernel_size!r} is not an integer")
         if self.blur_kernel_size < 1 or self.blur_kernel_size % 2 == 0:
             raise ValueError(f"blur_kernel_size: {self.blur_kernel_size} must be odd and positive")
-        for name, lowest, highest in _LIMITS:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            low, high = value if isinstance(value, tuple) else (value, value)
-            if not lowest <= low <= high <= highest:
-                raise ValueError(f"{name}: {value} must lie within {lowest:g} to {highest:g}, low before high")
+        validate_ranges(self)
 
     def scaled(self, face_size: int) -> Degradation:
         """Return this degradation for faces of ``face_size`` pixels.
@@ -91,25 +98,60 @@ class Degradation:
         radius = round((self.blur_kernel_size - 1) / 2 * factor)
         return dataclasses.replace(self, blur_sigma=(low * factor, high * factor), blur_kernel_size=2 * radius + 1)
 
+    def apply(self, gt: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        """Return the pair (lq, gt); see :func:`degrade`. GT turns gray under ``gt_gray`` alone."""
+        height, width = gt.shape[:2]
+        lq = random_blur(gt, self, rng)
+        factor = rng.uniform(*self.downsample_range)
+        small = (max(1, int(width / factor)), max(1, int(height / factor)))
+        lq = cv2.resize(lq, small, interpolation=cv2.INTER_LINEAR)
+        if self.noise_range is not None:
+            sigma = np.float32(rng.uniform(*self.noise_range) / 255)
+            lq = lq + sigma * rng.standard_normal(lq.shape, dtype=np.float32)
+        lq = np.clip(lq, 0, 1)
+        if self.jpeg_range is not None:
+            lq = compress_jpeg(lq, int(rng.integers(*self.jpeg_range, endpoint=True)))
+        lq = cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
+        if rng.random() < self.color_jitter_prob:
+            shift = self.color_jitter_shift / 255
+            lq = np.clip(lq + rng.uniform(-shift, shift, 3).astype(np.float32), 0, 1)
+        if rng.random() < self.gray_prob:
+            lq = to_gray(lq)
+            if self.gt_gray:
+                gt = to_gray(gt)
+        if rng.random() < self.color_jitter_pt_prob:
+            for operation in rng.permutation(["brightness", "contrast", "saturation", "hue"]):
+                lq = adjust_color(lq, operation, rng.uniform(*getattr(self, operation)))
+        return np.clip(np.rint(lq * 255), 0, 255).astype(np.float32) / 255, gt
 
-_SMALLEST = 1e-6  # OpenCV takes a sigma of 0 as "choose one"
-_LIMITS: tuple[tuple[str, float, float], ...] = (
-    ("blur_sigma", _SMALLEST, math.inf),
-    ("downsample_range", 0.1, math.inf),
-    ("noise_range", 0, math.inf),
-    ("jpeg_range", 1, 100),
-    ("isotropic_prob", 0, 1),
-    ("color_jitter_prob", 0, 1),
-    ("color_jitter_shift", 0, 255),
-    ("color_jitter_pt_prob", 0, 1),
-    ("brightness", 0, math.inf),
-    ("contrast", 0, math.inf),
-    ("saturation", 0, math.inf),
-    ("hue", -0.5, 0.5),
-    ("gray_prob", 0, 1),
-)
 
-PRESETS: dict[str, Degradation] = {
+def random_blur(image: Image, config: Degradation, rng: np.random.Generator) -> Image:
+    """Blur with a random Gaussian kernel; an isotropic one as two 1-D passes, which are the same filter."""
+    size = config.blur_kernel_size
+    if rng.random() < config.isotropic_prob:
+        return cv2.GaussianBlur(image, (size, size), rng.uniform(*config.blur_sigma))
+    sigma_x, sigma_y = rng.uniform(*config.blur_sigma), rng.uniform(*config.blur_sigma)
+    return cv2.filter2D(image, -1, anisotropic_kernel(size, sigma_x, sigma_y, rng.uniform(-math.pi, math.pi)))
+
+
+@dataclass(frozen=True)
+class MixedDegradation:
+    """One of several degradations, drawn by their shares."""
+
+    parts: tuple[Degrades, ...]
+    shares: tuple[float, ...]
+
+    def scaled(self, face_size: int) -> MixedDegradation:
+        """Return the same for faces of ``face_size`` pixels."""
+        return dataclasses.replace(self, parts=tuple(part.scaled(face_size) for part in self.parts))
+
+    def apply(self, gt: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+        """Return the pair (lq, gt) that the drawn part makes."""
+        total = np.cumsum(self.shares) / sum(self.shares)
+        return self.parts[int(np.searchsorted(total, rng.random(), side="right"))].apply(gt, rng)
+
+
+PRESETS: dict[str, Degradation | WorldDegradation] = {
     # options/train_gfpgan_v1.yml of TencentARC/GFPGAN
     "gfpgan": Degradation(
         blur_sigma=(0.1, 10),
@@ -131,32 +173,46 @@ PRESETS: dict[str, Degradation] = {
     ),
     # the paper's CelebA test: x4, blur, noise and JPEG as gfpgan; no colour change, which PSNR would measure
     "celeba_x4": Degradation(blur_sigma=(0.1, 10), downsample_range=(4, 4), noise_range=(0, 20), jpeg_range=(60, 100)),
+    # photos as people have them; every field is described in world_degradation.py
+    "world": WorldDegradation(),
 }
 
 
-def build_degradation(option: str | Mapping[str, Any], face_size: int) -> Degradation:
+def build_degradation(option: str | Mapping[str, Any], face_size: int) -> Degrades:
     """Build the degradation that an option file names, for faces of ``face_size`` pixels.
 
     Args:
-        option: a name of :data:`PRESETS`, or a mapping with ``preset: NAME`` and any field of
-            :class:`Degradation` that is to differ. Overriding blur values are pixels of a
-            512 x 512 face, like the presets'.
+        option: a name of :data:`PRESETS`; or a mapping with ``preset: NAME`` and any field of the preset's class
+            that is to differ; or a mapping with ``mix:``, a list of such mappings of which each may have a ``share``
+            of the draws (default 1). Overriding blur values are pixels of a 512 x 512 face, like the presets'.
         face_size: side of the face in pixels.
 
     Raises:
         ValueError: the preset or a key is unknown, or a value is out of range; the message names the key.
     """
-    overrides: dict[str, Any] = {"preset": option} if isinstance(option, str) else dict(option or {})
+    if isinstance(option, Mapping) and "mix" in option:
+        if len(option) > 1 or not isinstance(option["mix"], list) or not option["mix"]:
+            raise ValueError("degradation: mix: must be a list of presets, and nothing may stand beside it")
+        entries = [{"preset": entry} if isinstance(entry, str) else dict(entry) for entry in option["mix"]]
+        shares = tuple(_parse("share", entry.pop("share", 1.0), "float") for entry in entries)
+        if min(shares) < 0 or sum(shares) <= 0:
+            raise ValueError(f"degradation: mix: the shares {shares} must not be negative, nor all be 0")
+        return MixedDegradation(tuple(_build(entry) for entry in entries), shares).scaled(face_size)
+    return _build({"preset": option} if isinstance(option, str) else dict(option or {})).scaled(face_size)
+
+
+def _build(overrides: dict[str, Any]) -> Degradation | WorldDegradation:
     preset = overrides.pop("preset", None)
     if preset not in PRESETS:
         raise ValueError(f"degradation: preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-    fields = {field.name: field for field in dataclasses.fields(Degradation)}
+    base = PRESETS[preset]
+    fields = {field.name: field for field in dataclasses.fields(base) if field.name != "face_size"}
     for key, value in overrides.items():
         if key not in fields:
             raise ValueError(f"degradation: {key} is unknown; known keys are preset, {', '.join(fields)}")
         overrides[key] = _parse(key, value, str(fields[key].type))
     try:
-        return dataclasses.replace(PRESETS[preset], **overrides).scaled(face_size)
+        return dataclasses.replace(base, **overrides)
     except ValueError as error:
         raise ValueError(f"degradation: {error}") from error
 
@@ -179,67 +235,8 @@ def _parse(key: str, value: Any, kind: str) -> Any:
     return tuple(number(v) for v in items) if is_range else number(items[0])
 
 
-def anisotropic_kernel(size: int, sigma_x: float, sigma_y: float, rotation: float) -> NDArray[Any]:
-    """Return a rotated Gaussian kernel, (size, size), sum 1, as ``bivariate_Gaussian`` of BasicSR does.
-
-    Args:
-        size: side in pixels, odd.
-        sigma_x: standard deviation along the first axis, pixels.
-        sigma_y: standard deviation along the second axis, pixels.
-        rotation: angle of the axes, radians.
-    """
-    axis = np.arange(size, dtype=np.float64) - size // 2
-    cos, sin = math.cos(rotation), math.sin(rotation)
-    along = cos * axis[None, :] + sin * axis[:, None]
-    across = -sin * axis[None, :] + cos * axis[:, None]
-    kernel = np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2))
-    return (kernel / kernel.sum()).astype(np.float32)
-
-
-def random_blur(image: Image, config: Degradation, rng: np.random.Generator) -> Image:
-    """Blur with a random Gaussian kernel; an isotropic one as two 1-D passes, which are the same filter."""
-    size = config.blur_kernel_size
-    if rng.random() < config.isotropic_prob:
-        return cv2.GaussianBlur(image, (size, size), rng.uniform(*config.blur_sigma))
-    sigma_x, sigma_y = rng.uniform(*config.blur_sigma), rng.uniform(*config.blur_sigma)
-    return cv2.filter2D(image, -1, anisotropic_kernel(size, sigma_x, sigma_y, rng.uniform(-math.pi, math.pi)))
-
-
-def compress_jpeg(image: Image, quality: int) -> Image:
-    """Return an RGB image, (H, W, 3) in [0, 1], after JPEG at ``quality`` (1 to 100)."""
-    bgr = cv2.cvtColor((image * 255).round().astype(np.uint8), cv2.COLOR_RGB2BGR)
-    _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
-
-
-def _gray(image: Image) -> Image:
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def adjust_color(image: Image, operation: str, amount: float) -> Image:
-    """Change one property of an RGB image in [0, 1], as torchvision's ``adjust_<operation>`` does.
-
-    Args:
-        image: (H, W, 3).
-        operation: brightness, contrast, saturation (a factor) or hue (a shift in turns).
-        amount: the factor or shift.
-    """
-    if operation == "hue":
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0] + 360 * amount) % 360
-        changed = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    elif operation == "brightness":
-        changed = image * np.float32(amount)
-    else:
-        gray = _gray(image)
-        base = gray.mean() if operation == "contrast" else gray
-        changed = np.float32(amount) * image + np.float32(1 - amount) * base
-    return np.clip(changed, 0, 1)
-
-
-def degrade(gt: Image, config: Degradation, rng: np.random.Generator) -> tuple[Image, Image]:
-    """Return the pair (lq, gt): a degraded copy of a face and the face itself, gray only under ``gt_gray``.
+def degrade(gt: Image, config: Degrades, rng: np.random.Generator) -> tuple[Image, Image]:
+    """Return the pair (lq, gt): a degraded copy of a face, and the face itself or what a preset makes of it.
 
     Args:
         gt: RGB, (H, W, 3), float32 in [0, 1].
@@ -249,26 +246,4 @@ def degrade(gt: Image, config: Degradation, rng: np.random.Generator) -> tuple[I
     Returns:
         lq and gt of the same shape and range; lq holds multiples of 1/255, as a file would.
     """
-    height, width = gt.shape[:2]
-    lq = random_blur(gt, config, rng)
-    factor = rng.uniform(*config.downsample_range)
-    small = (max(1, int(width / factor)), max(1, int(height / factor)))
-    lq = cv2.resize(lq, small, interpolation=cv2.INTER_LINEAR)
-    if config.noise_range is not None:
-        sigma = np.float32(rng.uniform(*config.noise_range) / 255)
-        lq = lq + sigma * rng.standard_normal(lq.shape, dtype=np.float32)
-    lq = np.clip(lq, 0, 1)
-    if config.jpeg_range is not None:
-        lq = compress_jpeg(lq, int(rng.integers(*config.jpeg_range, endpoint=True)))
-    lq = cv2.resize(lq, (width, height), interpolation=cv2.INTER_LINEAR)
-    if rng.random() < config.color_jitter_prob:
-        shift = config.color_jitter_shift / 255
-        lq = np.clip(lq + rng.uniform(-shift, shift, 3).astype(np.float32), 0, 1)
-    if rng.random() < config.gray_prob:
-        lq = _gray(lq)
-        if config.gt_gray:
-            gt = _gray(gt)
-    if rng.random() < config.color_jitter_pt_prob:
-        for operation in rng.permutation(["brightness", "contrast", "saturation", "hue"]):
-            lq = adjust_color(lq, operation, rng.uniform(*getattr(config, operation)))
-    return np.clip(np.rint(lq * 255), 0, 255).astype(np.float32) / 255, gt
+    return config.apply(gt, rng)
