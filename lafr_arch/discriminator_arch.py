@@ -1,10 +1,14 @@
-"""PatchDiscriminator: a small convolutional critic of image patches for adversarial training."""
+"""Critics for adversarial training: one of image patches, and one that looks through a frozen ImageNet network."""
 
 from __future__ import annotations
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from torch.nn.utils.parametrizations import spectral_norm
+
+from lafr_arch.efficientnet_arch import SCALE_CHANNELS, EfficientNetLite0
+from lafr_base.weights import require
 
 
 @ARCH_REGISTRY.register()
@@ -41,3 +45,88 @@ class PatchDiscriminator(nn.Module):
         if min(x.shape[-2:]) < 8:
             raise ValueError(f"PatchDiscriminator needs images of 8 x 8 pixels or more, got {tuple(x.shape)}")
         return self.layers(2 * x - 1)
+
+
+class _Projection(nn.Module):
+    """Frozen random mixing of feature maps across channels, and from coarse to fine across scales.
+
+    Args:
+        channels: of each map, fine to coarse.
+        width: channels of every mixed map.
+    """
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.across_channels = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.across_scales = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels[1:])
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.requires_grad_(False)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        mixed = [layer(x) for layer, x in zip(self.across_channels, maps, strict=True)]
+        for index in range(len(mixed) - 2, -1, -1):
+            up = F.interpolate(mixed[index + 1], size=mixed[index].shape[-2:], mode="bilinear", align_corners=False)
+            mixed[index] = (mixed[index] + self.across_scales[index](up)) / 2**0.5
+        return mixed
+
+
+@ARCH_REGISTRY.register()
+class ProjectedDiscriminator(nn.Module):
+    """Judge images through the frozen features of an ImageNet network (Projected GAN, Sauer et al., 2021).
+
+    EfficientNet-Lite0's maps at 1/4 to 1/32 of the size, mixed by frozen random convolutions, go to a small critic
+    each: such a critic does not memorise a small training set as one of pixels does. The features blur what is
+    finer than four pixels, so that a PatchDiscriminator beside them looks at the pixels. Only the critics are trained.
+
+    Args:
+        width: channels of the mixed maps and of the critics.
+        pixel_width: ``width`` of the PatchDiscriminator; 0 for none.
+        path: EfficientNet-Lite0's checkpoint, or a name of ``lafr weights``.
+
+    Raises:
+        lafr.weights.MissingWeightsError: the checkpoint is not there.
+    """
+
+    def __init__(self, width: int = 64, pixel_width: int = 32, path: str = "efficientnet-lite0") -> None:
+        super().__init__()
+        self.features = EfficientNetLite0.from_checkpoint(require(path))
+        channels = SCALE_CHANNELS[1:]
+        self.projection = _Projection(channels, width)
+        self.critics = nn.ModuleList(self._critic(width, strides) for strides in ((2, 2), (2, 1), (1, 1), (1, 1)))
+        self.pixels = PatchDiscriminator(pixel_width) if pixel_width else None
+
+    @staticmethod
+    def _critic(width: int, strides: tuple[int, int]) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for stride in strides:
+            kernel = 4 if stride == 2 else 3
+            layers += [spectral_norm(nn.Conv2d(width, width, kernel, stride, padding=1)), nn.LeakyReLU(0.2)]
+        return nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, 1, 1)))
+
+    def train(self, mode: bool = True) -> ProjectedDiscriminator:
+        """Set the critics' mode; the frozen features stay in eval mode."""
+        super().train(mode)
+        self.features.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> ProjectedDiscriminator:
+        """Let the critics take gradients or not; the features and their mixing never do."""
+        super().requires_grad_(requires_grad)
+        self.features.requires_grad_(False)
+        self.projection.requires_grad_(False)
+        return self
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) RGB in [0, 1], H and W at least 64 -> logits (B, 1, h, w) of each critic.
+
+        Raises:
+            ValueError: the image is smaller than 64 x 64.
+        """
+        if min(x.shape[-2:]) < 64:
+            raise ValueError(f"ProjectedDiscriminator needs images of 64 x 64 pixels or more, got {tuple(x.shape)}")
+        maps = self.projection(self.features.scales(x)[1:])
+        logits = [critic(value) for critic, value in zip(self.critics, maps, strict=True)]
+        return logits if self.pixels is None else [*logits, self.pixels(x)]

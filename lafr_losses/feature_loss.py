@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
@@ -42,6 +42,21 @@ def _mobilenet(path: str) -> nn.Module:
     return load_net(MobileNetV1, require(path))
 
 
+def _efficientnet(path: str) -> nn.Module:
+    from lafr_arch.efficientnet_arch import EfficientNetLite0
+
+    return EfficientNetLite0.from_checkpoint(require(path))
+
+
+# By backend: how its net is made of a weight's name, that name where no path is given, and the net's input for RGB in
+# [0, 1]. 3DDFA-V2 was trained on BGR (255 x - 127.5) / 128, the autoencoder on RGB in [-1, 1].
+_BACKENDS: dict[str, tuple[Callable[[str], nn.Module], str | None, Callable[[Tensor], Tensor]]] = {
+    "autoencoder": (_autoencoder, None, lambda x: 2 * x - 1),
+    "3ddfa_v2": (_mobilenet, "3ddfa-v2", lambda x: (255 * x.flip(1) - 127.5) / 128),
+    "efficientnet_lite0": (_efficientnet, "efficientnet-lite0", lambda x: x),
+}
+
+
 @LOSS_REGISTRY.register()
 class FeatureLoss(FrozenLoss):
     """Distance between channel-normalised feature maps: LPIPS (Zhang et al., 2018) without learned weights.
@@ -50,7 +65,7 @@ class FeatureLoss(FrozenLoss):
 
         perceptual_opt:
           type: FeatureLoss
-          backend: 3ddfa_v2            # or autoencoder
+          backend: 3ddfa_v2            # or autoencoder, efficientnet_lite0
           path: weights/mb05_120x120.pth
           layers: [0, 1, 2, 3]
           layer_weights: [1.0, 1.0, 0.5, 0.5]
@@ -59,11 +74,11 @@ class FeatureLoss(FrozenLoss):
 
     Args:
         backend: ``autoencoder``: the encoder of a MiniAutoencoder; ``3ddfa_v2``: MobileNetV1 of 3DDFA-V2,
-            trained on faces.
-        path: folder of the autoencoder, or of a deployed network that has one; or 3DDFA-V2's ``mb05_120x120.pth``
-            (by default ``3ddfa-v2`` of the weights folder).
+            trained on faces; ``efficientnet_lite0``: EfficientNet-Lite0, trained on ImageNet.
+        path: folder of the autoencoder, or of a deployed network that has one; or the file of the others' weights (by
+            default ``3ddfa-v2`` and ``efficientnet-lite0`` of ``lafr weights``).
         layers: which of the net's feature maps, by index; negative from the end; all of them by default. The
-            MobileNetV1 has five (1/2 to 1/32 of the size).
+            MobileNetV1 has five (1/2 to 1/32 of the size), EfficientNet-Lite0 four (1/2 to 1/16).
         layer_weights: one weight a layer; 1 each by default.
         distance: per position, over the normalised channels: ``l2`` sum of squared differences, ``l1`` mean
             absolute difference times the root of the number of channels (both are then of order 1).
@@ -92,7 +107,7 @@ class FeatureLoss(FrozenLoss):
         check_choice("FeatureLoss", "distance", distance, ("l1", "l2"))
         if network is None:
             (name,) = self.required_weights(backend=backend, path=path)
-            network = _autoencoder(name) if backend == "autoencoder" else _mobilenet(name)
+            network = _BACKENDS[backend][0](name)
         else:
             backend = "autoencoder"
         self.network = freeze(network)
@@ -106,18 +121,17 @@ class FeatureLoss(FrozenLoss):
     @classmethod
     def required_weights(cls, backend: str = "autoencoder", path: str | None = None, **_: object) -> list[str]:
         """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
-        check_choice("FeatureLoss", "backend", backend, ("autoencoder", "3ddfa_v2"))
-        if path is None and backend == "autoencoder":
+        check_choice("FeatureLoss", "backend", backend, tuple(_BACKENDS))
+        name = path or _BACKENDS[backend][1]
+        if name is None:
             raise ValueError("FeatureLoss: path: backend autoencoder needs the folder of an autoencoder")
-        return [path or "3ddfa-v2"]
+        return [name]
 
     def _features(self, x: Tensor) -> list[Tensor]:
         x = full_precision(x)
         if self.input_size is not None:
             x = resize(x, self.input_size)
-        # 3DDFA-V2 was trained on BGR (255 x - 127.5) / 128, the autoencoder on RGB in [-1, 1].
-        x = (255 * x.flip(1) - 127.5) / 128 if self.backend == "3ddfa_v2" else 2 * x - 1
-        maps: list[Tensor] = self.network.features(x)  # type: ignore[operator]
+        maps: list[Tensor] = self.network.features(_BACKENDS[self.backend][2](x))  # type: ignore[operator]
         if self.layers is None:
             return maps
         if any(not -len(maps) <= index < len(maps) for index in self.layers):

@@ -11,6 +11,7 @@ from torch import nn
 
 from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.d3dfr_arch import D3DFRNet
+from lafr_arch.efficientnet_arch import EfficientNetLite0
 from lafr_arch.mobilenetv1_arch import MobileNetV1
 from lafr_base.ffhq import FFHQ_POINTS
 from lafr_losses.face_models import TDDFAFace
@@ -92,3 +93,10 @@ def write_clip(folder: Path) -> Path:
         p.data.normal_(0, 0.2)
     encoder.save_pretrained(folder)
     return folder
+
+
+def write_efficientnet_lite0(path: Path) -> Path:
+    """``efficientnet-lite0-57934424.pth``: the published names and shapes, classifier and all."""
+    net = _settle(EfficientNetLite0(), 3, 64)
+    torch.save({**net.state_dict(), "_fc.weight": torch.zeros(10, 1280), "_fc.bias": torch.zeros(10)}, path)
+    return path
