@@ -6,6 +6,8 @@ or with this one. Built for CPUs: pixel-unshuffle instead of full-resolution con
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import ConfigMixin, ModelMixin
@@ -46,9 +48,9 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
     Args:
         latent_channels: channels of the latent.
         encoder_widths: channels at 1/4 and 1/8 of the image's size.
-        decoder_widths: channels at 1/8 and 1/4 of the image's size.
+        decoder_widths: channels at 1/8 and 1/4 of the image's size, and perhaps at 1/2, where fine texture is made.
         encoder_blocks: residual blocks at each size of the encoder.
-        decoder_blocks: residual blocks at each size of the decoder.
+        decoder_blocks: residual blocks at 1/8 and at 1/4 in the decoder; at 1/2 there is one.
         scaling_factor: latents times this have unit variance on the training faces.
         sample_size: image size it was trained for, in pixels.
     """
@@ -60,7 +62,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         self,
         latent_channels: int = 8,
         encoder_widths: tuple[int, int] = (48, 128),
-        decoder_widths: tuple[int, int] = (192, 80),
+        decoder_widths: tuple[int, ...] = (192, 80),
         encoder_blocks: int = 2,
         decoder_blocks: int = 2,
         scaling_factor: float = 1.0,
@@ -78,16 +80,24 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(deep, 2 * latent_channels, 3, padding=1),
         )
-        eighth, quarter = decoder_widths
+        if len(decoder_widths) not in (2, 3):
+            raise ValueError(f"MiniAutoencoder: decoder_widths: {decoder_widths} must be two or three numbers")
+        eighth, quarter, *halves = decoder_widths
+        to_image: list[nn.Module] = [nn.SiLU(), nn.Conv2d(quarter, 48, 3, padding=1), nn.PixelShuffle(4)]
+        for half in halves:
+            to_image = [nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2), ResidualBlock(half), nn.SiLU()]
+            to_image += [nn.Conv2d(half, 12, 3, padding=1), nn.PixelShuffle(2)]
+        # Layers whose output a FidelityPath carries from the encoder (fine to coarse) to the decoder (coarse to fine).
+        self._encoder_taps = (1 + encoder_blocks, 2 + 2 * encoder_blocks)
+        self._decoder_taps = (0, 2 + decoder_blocks)
+        self.fusion_channels = ((deep, wide), (eighth, quarter))
         self.decoder = nn.Sequential(
             nn.Conv2d(latent_channels, eighth, 3, padding=1),
             *_residual_blocks(eighth, decoder_blocks),
             nn.Conv2d(eighth, 4 * quarter, 3, padding=1),
             nn.PixelShuffle(2),
             *_residual_blocks(quarter, decoder_blocks),
-            nn.SiLU(),
-            nn.Conv2d(quarter, 48, 3, padding=1),
-            nn.PixelShuffle(4),
+            *to_image,
         )
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -95,9 +105,29 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         distribution = DiagonalGaussianDistribution(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """Latents (B, latent_channels, h, w) -> images (B, 3, 8h, 8w), nominally in [-1, 1], not clamped."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+    def encode_with_maps(self, x: Tensor) -> tuple[DiagonalGaussianDistribution, list[Tensor]]:
+        """Images as in :meth:`encode` -> the distribution, and maps at 1/8 and 1/4 of the size for a FidelityPath."""
+        maps = []
+        for index, layer in enumerate(self.encoder):
+            x = layer(x)
+            if index in self._encoder_taps:
+                maps.append(x)
+        return DiagonalGaussianDistribution(x), maps[::-1]
+
+    def decode(
+        self, z: Tensor, return_dict: bool = True, fuse: Callable[[int, Tensor], Tensor] | None = None
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Latents (B, latent_channels, h, w) -> images (B, 3, 8h, 8w), nominally in [-1, 1], not clamped.
+
+        ``fuse(index, map)`` may change the maps at 1/8 (index 0) and 1/4 (1) of the size as they arise.
+        """
+        if fuse is not None:
+            sample = z
+            for position, layer in enumerate(self.decoder):
+                sample = layer(sample)
+                if position in self._decoder_taps:
+                    sample = fuse(self._decoder_taps.index(position), sample)
+        elif self.gradient_checkpointing and torch.is_grad_enabled():
             segments = len(self.decoder) // 3
             sample = torch.utils.checkpoint.checkpoint_sequential(self.decoder, segments, z, use_reentrant=False)
         else:

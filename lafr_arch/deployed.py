@@ -45,6 +45,8 @@ def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) 
     config["vae"]["_class_name"] = type(net.vae).__name__
     if net.decoder_config is not None:
         config["decoder"] = net.decoder_config
+    if net.fidelity_config is not None:
+        config["fidelity"] = net.fidelity_config
     if net.ip_adapter is not None:
         config["ip_adapter"] = net.ip_adapter.deployed_config()
     state = {

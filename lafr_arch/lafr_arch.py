@@ -20,6 +20,7 @@ import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
 from lafr_arch import deployed
 from lafr_arch.base_model import load_base_model
 from lafr_arch.decoder_arch import build_decoder, load_decoder
+from lafr_arch.fidelity_arch import FidelityPath
 from lafr_arch.ip_adapter import IPAdapter, image_attention
 from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
 from lafr_arch.part_weights import load_part
@@ -98,6 +99,10 @@ class LAFRNet(nn.Module):
         decoder_weights: its weights, as :func:`lafr_arch.decoder_arch.load_decoder` takes them.
         ip_adapter: arguments of :class:`lafr_arch.ip_adapter.IPAdapter`, which conditions the UNet on the LQ face; its
             projection, keys and values train. None for none.
+        fidelity: arguments of :class:`lafr_arch.fidelity_arch.FidelityPath`, which carries what the face still shows
+            past the latent to the decoder and is trained in stage 2; for VAEs that offer maps of their encoder
+            (MiniAutoencoder does). None, the paper's form, for none.
+        train_decoder: train the VAE's decoder, too. False, the paper's form, keeps it frozen.
     """
 
     def __init__(
@@ -119,10 +124,14 @@ class LAFRNet(nn.Module):
         decoder: Mapping[str, Any] | None = None,
         decoder_weights: str | None = None,
         ip_adapter: Mapping[str, Any] | None = None,
+        fidelity: Mapping[str, Any] | None = None,
+        train_decoder: bool = False,
     ) -> None:
         super().__init__()
         if (decoder is None) != (decoder_weights is None):
             raise ValueError("network_g: decoder and decoder_weights need each other")
+        if decoder is not None and (fidelity is not None or train_decoder):
+            raise ValueError("network_g: decoder takes the place of the one that fidelity and train_decoder are about")
         if lora is not None and train_unet:
             raise ValueError("network_g: lora and train_unet: true exclude each other")
         base = load_base_model(base_model, prompt, timestep)
@@ -142,9 +151,11 @@ class LAFRNet(nn.Module):
             alpha_cumprod=base.alpha_cumprod,
             image_size=image_size or 8 * base.unet.config.sample_size,
             ip_adapter=conditioner,
+            fidelity=fidelity,
         )
         self.sample_latent = sample_latent
         self.vae.requires_grad_(False)
+        self.vae.decoder.requires_grad_(train_decoder)
         if decoder is not None:
             self.set_decoder(decoder, decoder_weights)
         if vae_lora is not None:
@@ -175,6 +186,7 @@ class LAFRNet(nn.Module):
         alpha_cumprod: float,
         image_size: int,
         ip_adapter: IPAdapter | None = None,
+        fidelity: Mapping[str, Any] | None = None,
     ) -> None:
         self.vae: Any = vae
         self.unet: Any = unet
@@ -183,6 +195,14 @@ class LAFRNet(nn.Module):
         if alignment is not None:
             self.alignment = build_network({"latent_channels": vae.config.latent_channels, **alignment})
         self.ip_adapter = ip_adapter
+        self.fidelity_config = None if fidelity is None else dict(fidelity)
+        self.fidelity: FidelityPath | None = None
+        if fidelity is not None:
+            if not hasattr(vae, "fusion_channels"):
+                raise ValueError(
+                    f"network_g: fidelity: a {type(vae).__name__} offers no maps of its encoder; leave it out"
+                )
+            self.fidelity = FidelityPath(*vae.fusion_channels, **fidelity)
         self.prediction_type = prediction_type
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
@@ -217,7 +237,7 @@ class LAFRNet(nn.Module):
     def set_decoder_dtype(self, dtype: torch.dtype) -> None:
         """Run the decoder in ``dtype``; the other parts stay as they are."""
         self.decoder_dtype = dtype
-        for part in (self.decoder, self.vae.decoder, getattr(self.vae, "post_quant_conv", None)):
+        for part in (self.decoder, self.fidelity, self.vae.decoder, getattr(self.vae, "post_quant_conv", None)):
             if part is not None:
                 part.to(dtype)
 
@@ -228,6 +248,14 @@ class LAFRNet(nn.Module):
         posterior = self.vae.encode(_lower(2 * image - 1, self.dtype)).latent_dist
         latent = posterior.sample() if self.training and self.sample_latent else posterior.mean
         return _raise(latent, self.dtype) * self.vae.config.scaling_factor
+
+    def encode_with_maps(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As :meth:`encode`, and the encoder's maps for the FidelityPath; none where there is no such path."""
+        if self.fidelity is None:
+            return self.encode(image), []
+        posterior, maps = self.vae.encode_with_maps(_lower(2 * image - 1, self.dtype))
+        latent = posterior.sample() if self.training and self.sample_latent else posterior.mean
+        return _raise(latent, self.dtype) * self.vae.config.scaling_factor, maps
 
     def align(self, latent: Tensor) -> Tensor:
         """LQ latents -> aligned latents of the same shape; the input itself where there is no alignment module."""
@@ -246,10 +274,19 @@ class LAFRNet(nn.Module):
         prediction = _raise(self.unet(_lower(latent, self.dtype), tokens), self.dtype)
         return predict_sample(latent, prediction, self.alpha_cumprod, self.prediction_type)
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped."""
+    def decode(self, latent: Tensor, maps: Sequence[Tensor] = ()) -> Tensor:
+        """Scaled latents -> images (B, 3, 8h, 8w) RGB, nominally in [0, 1], not clamped.
+
+        ``maps``: of the LQ faces, by :meth:`encode_with_maps`; without them the fidelity path, if any, stands idle.
+        """
         latent = _lower(latent / self.vae.config.scaling_factor, self.decoder_dtype)
-        image: Tensor = self.vae.decode(latent).sample if self.decoder is None else self.decoder(latent)
+        if self.decoder is not None:
+            image: Tensor = self.decoder(latent)
+        elif self.fidelity is not None and maps:
+            path, lowered = self.fidelity, [x.to(latent.dtype) for x in maps]
+            image = self.vae.decode(latent, fuse=lambda index, x: path(index, lowered[index], x)).sample
+        else:
+            image = self.vae.decode(latent).sample
         return (_raise(image, self.decoder_dtype) + 1) / 2
 
     def forward(self, lq: Tensor, output: str = "image", latent: Tensor | None = None) -> Tensor:
@@ -258,15 +295,17 @@ class LAFRNet(nn.Module):
         Args:
             lq: (B, 3, H, W) RGB in [0, 1]; trained for H = W = ``image_size``.
             output: how far to go: ``aligned`` or ``restored`` latents, or the ``image``.
-            latent: what ``encode`` gives for ``lq``, where it is at hand.
+            latent: what ``encode`` gives for ``lq``, where it is at hand; for an ``image`` it is of use only
+                where there is no fidelity path.
 
         Returns:
             The image has the shape of ``lq`` and is clamped to [0, 1] in eval mode. In training mode it is not clamped,
             since the clamp's gradient is zero where a pixel is furthest off.
         """
-        if latent is None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and trains(self.vae)):
-                latent = self.encode(lq)
+        maps: list[Tensor] = []
+        if latent is None or (self.fidelity is not None and output == "image"):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trains(self.vae.encoder)):
+                latent, maps = self.encode_with_maps(lq)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (latent.requires_grad or trains(self.alignment))):
             latent = self.align(latent)
         if output == "aligned":
@@ -274,7 +313,7 @@ class LAFRNet(nn.Module):
         latent = self.denoise(latent, lq)
         if output == "restored":
             return latent
-        image = self.decode(latent)
+        image = self.decode(latent, maps)
         return image if self.training else image.clamp(0, 1)
 
     # ---- deployment -----------------------------------------------------------------------------------------------
@@ -329,6 +368,7 @@ class LAFRNet(nn.Module):
                 alpha_cumprod=config["alpha_cumprod"],
                 image_size=config["image_size"],
                 ip_adapter=conditioner,
+                fidelity=config.get("fidelity"),
             )
             if config.get("decoder") is not None:
                 self.set_decoder(config["decoder"])
@@ -340,7 +380,8 @@ class LAFRNet(nn.Module):
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
         """The network's parts in the order of their use, by name."""
-        return (("vae", self.vae), ("alignment", self.alignment), ("unet", self.unet), ("decoder", self.decoder))
+        parts = (self.vae, self.alignment, self.unet, self.fidelity, self.decoder)
+        return tuple(zip(("vae", "alignment", "unet", "fidelity", "decoder"), parts, strict=True))
 
 
 @ARCH_REGISTRY.register()

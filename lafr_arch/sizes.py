@@ -13,6 +13,7 @@ from torch import nn
 from lafr_arch.base_configs import base_configs
 from lafr_arch.base_model import VAE_CLASSES
 from lafr_arch.decoder_arch import build_decoder
+from lafr_arch.fidelity_arch import FidelityPath
 from lafr_arch.ip_adapter import IPAdapter, add_image_attention, image_attention
 from lafr_arch.lora import add_encoder_lora, add_lora, layers_called
 from lafr_arch.static_unet import StaticCrossAttention, StaticUNet
@@ -27,11 +28,12 @@ LABELS = {
     "text_encoder": "text encoder (not needed once the UNet is pruned)",
     "adapter": "alignment module",
     "decoder": "decoder that takes the place of the VAE's",
+    "fidelity": "path that carries the face past the latent to the decoder",
     "lora": "LoRA on the UNet",
     "vae_lora": "LoRA on the VAE's encoder",
     "ip_adapter": "IP-Adapter: projection, keys and values of the image tokens",
     "image_encoder": "  its image encoder, frozen",
-    "trainable": "trainable in both stages: alignment module, and LoRA or UNet",
+    "trainable": "trainable in both stages: alignment module, LoRA or UNet, fidelity path, decoder where it trains",
     "inference": "deployed network: VAE (with that decoder), alignment module, UNet and its constants, IP-Adapter",
 }
 """What each key of :func:`network_sizes` counts."""
@@ -95,6 +97,12 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
             add_encoder_lora(vae, **network_g["vae_lora"])
         sizes["vae_lora"] = count(vae) - sizes["vae"]
         sizes["trainable"] += sizes["vae_lora"]
+    if network_g.get("fidelity") is not None:
+        with torch.device("meta"):
+            sizes["fidelity"] = count(FidelityPath(*vae.fusion_channels, **network_g["fidelity"]))
+        sizes["trainable"] += sizes["fidelity"]
+    if network_g.get("train_decoder"):
+        sizes["trainable"] += sizes["vae_decoder"]
     if network_g.get("ip_adapter") is not None:
         conditioner = IPAdapter.without_weights(network_g["ip_adapter"], configs.unet["cross_attention_dim"])
         sizes["ip_adapter"] = count(conditioner.image_proj) + _image_attention_size(configs.unet)
@@ -102,6 +110,7 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
         sizes["trainable"] += sizes["ip_adapter"]
     sizes["inference"] = sizes["vae"] + sizes["adapter"] + sizes["unet_pruned"] + sizes["unet_constants"]
     sizes["inference"] += sizes.get("ip_adapter", 0) + sizes.get("image_encoder", 0)
+    sizes["inference"] += sizes.get("fidelity", 0)
     if network_g.get("decoder") is not None:
         with torch.device("meta"):
             sizes["decoder"] = count(build_decoder(network_g["decoder"], vae.config))

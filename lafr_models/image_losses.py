@@ -41,9 +41,13 @@ class ImageLosses(nn.Module):
         if not self.terms:
             raise ValueError("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
 
-    def forward(self, pred: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name."""
-        return {f"l_{name}": term(pred, target) for name, term in self.terms.items()}
+    def forward(self, pred: Tensor, target: Tensor, part: bool = False) -> dict[str, Tensor]:
+        """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name.
+
+        ``part``: the images show parts of faces; losses that only make sense on a whole one are left out.
+        """
+        terms = {name: term for name, term in self.terms.items() if not part or name not in self.whole_face}
+        return {f"l_{name}": term(pred, target) for name, term in terms.items()}
 
     @property
     def whole_face(self) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from basicsr.archs import build_network
 from torch import Tensor
 
+from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
 from lafr_models.image_losses import ImageLosses
 from lafr_models.training import TrainingModel
 
@@ -30,9 +31,10 @@ class ImageTrainingModel(TrainingModel):
             ValueError: a loss needs the whole face.
         """
         side: int | None = self.opt["train"].get("decode_crop")
-        if side is not None and self.image_losses.whole_face:
+        if side is not None and self.image_losses.whole_face and not self.opt["train"].get("whole_face_every"):
             raise ValueError(
-                f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out"
+                f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out, or "
+                f"set whole_face_every"
             )
         return side
 
@@ -57,10 +59,37 @@ def random_part(latent: Tensor, image: Tensor, side: int | None) -> tuple[Tensor
         image: what they show.
         side: in latent positions. None, or the latent's own side and above, gives both whole.
     """
+    corner = random_corner(latent, side)
+    return (
+        (latent, image)
+        if side is None or corner is None
+        else (cut(latent, latent, corner, side), cut(image, latent, corner, side))
+    )
+
+
+def random_corner(latent: Tensor, side: int | None, focus: float = 0.0) -> tuple[int, int] | None:
+    """Top and left, in latent positions, of a random square of ``side``; None where that is all there is.
+
+    Args:
+        latent: latents (B, C, h, w) of FFHQ-aligned faces.
+        side: in latent positions; None for all.
+        focus: share of the squares that are centred on an eye or a corner of the mouth, as far as the border allows.
+    """
     height, width = latent.shape[-2:]
     if side is None or side >= min(height, width):
-        return latent, image
+        return None
+    if focus > 0 and torch.rand(()) < focus:
+        x, y = ((FFHQ_POINTS + 0.5) / FFHQ_SIZE)[[0, 1, 3, 4]][int(torch.randint(4, ()))]
+        spread = torch.rand(2) - 0.5  # by up to a quarter of the square
+        left = round(x * width - side * (0.5 + 0.5 * float(spread[0])))
+        top = round(y * height - side * (0.5 + 0.5 * float(spread[1])))
+        return min(max(top, 0), height - side), min(max(left, 0), width - side)
     top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
-    scale = image.shape[-1] // width
-    latent = latent[..., top : top + side, left : left + side]
-    return latent, image[..., top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+    return top, left
+
+
+def cut(x: Tensor, latent: Tensor, corner: tuple[int, int], side: int) -> Tensor:
+    """The square at ``corner``, in positions of ``latent`` as ``side``, of a map (B, C, k h, k w) of the same faces."""
+    scale = x.shape[-1] // latent.shape[-1]
+    top, left = (scale * position for position in corner)
+    return x[..., top : top + scale * side, left : left + scale * side]

@@ -11,7 +11,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_models.image_training import ImageTrainingModel, random_part
+from lafr_arch.lafr_arch import trains
+from lafr_models.image_training import ImageTrainingModel, cut, random_corner
 from lafr_models.training import log_sizes
 
 # Latent positions at the edge of a decoded crop whose pixels are left out of the losses: the decoder lacks what is
@@ -21,13 +22,17 @@ _MARGIN = 1
 
 @MODEL_REGISTRY.register()
 class LAFRUNetModel(ImageTrainingModel):
-    """Fine-tune ``network_g``'s UNet (LoRA, or all of it) on restored images; adapter, encoder and decoder are frozen.
+    """Fine-tune ``network_g``'s UNet (LoRA, or all of it) on restored images.
+
+    Encoder and adapter are frozen, and so is the decoder unless ``network_g: train_decoder`` says otherwise; a fidelity
+    path trains. ``train: train_alignment: true`` trains the adapter through the UNet as well.
 
     Losses: the image losses of ``train:`` between the restored face and ``gt``, plus ``latent_weight`` times the L1
     distance between the restored latent and that of ``gt`` (0 by default; costs no decoding). ``decode_crop``: side,
     in latent positions, of the random part that is decoded for the image losses; the whole face by default. The
-    decoder is more than half of the work, so a crop of half the side takes less than half the time; losses that look
-    at a whole face need all.
+    decoder is more than half of the work, so a crop of half the side takes less than half the time. ``decode_focus``:
+    share of these parts that are centred on an eye or a corner of the mouth, for all losses (0). Losses that look at a
+    whole face need all of it: they count in every ``whole_face_every``-th step, which decodes whole faces (0: never).
 
     At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``.
     """
@@ -35,7 +40,7 @@ class LAFRUNetModel(ImageTrainingModel):
     def build(self) -> None:
         net = build_network(self.opt["network_g"])
         if net.alignment is not None:
-            net.alignment.requires_grad_(False)
+            net.alignment.requires_grad_(bool((self.opt.get("train") or {}).get("train_alignment", False)))
         self.net_g = self.model_to_device(net)
         log_sizes(self.opt["network_g"])
         if not self.is_train:
@@ -43,13 +48,19 @@ class LAFRUNetModel(ImageTrainingModel):
         self.build_image_losses()
         self.latent_weight = float(self.opt["train"].get("latent_weight", 0))
         self.decode_crop = self.decode_crop_option()
+        self.decode_focus = float(self.opt["train"].get("decode_focus", 0))
+        self.whole_face_every = int(self.opt["train"].get("whole_face_every", 0))
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
-        latent = self.net_g(data["lq"], output="restored")
+        with torch.set_grad_enabled(trains(self.bare_g.vae.encoder)):
+            latent, maps = self.bare_g.encode_with_maps(data["lq"])
+        latent = self.net_g(data["lq"], output="restored", latent=latent)
         latent_losses = self.latent_losses(latent, data)
-        self.output, self.target = self._decode(latent, data["gt"])
-        losses = self.with_adversarial(self.image_losses(self.output, self.target), current_iter)
-        return {**losses, **latent_losses}
+        whole = self.whole_face_every > 0 and current_iter % self.whole_face_every == 0
+        side = None if whole else self.decode_crop
+        self.output, self.target = self._decode(latent, maps, data["gt"], side)
+        image_losses = self.image_losses(self.output, self.target, part=side is not None)
+        return {**self.with_adversarial(image_losses, current_iter), **latent_losses}
 
     def latent_losses(self, latent: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of the restored latents (B, C, h, w) themselves."""
@@ -59,13 +70,14 @@ class LAFRUNetModel(ImageTrainingModel):
             target = self.bare_g.encode(data["gt"])
         return {"l_latent": self.latent_weight * F.l1_loss(latent, target)}
 
-    def _decode(self, latent: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, latent: Tensor, maps: list[Tensor], gt: Tensor, side: int | None) -> tuple[Tensor, Tensor]:
         """Decode the latent, or a random crop of it; return images and the part of ``gt`` they show."""
-        part, shown = random_part(latent, gt, self.decode_crop)
-        image = self.bare_g.decode(part)
-        if part is latent:
-            return image, gt
-        margin = _MARGIN * shown.shape[-1] // part.shape[-1]
+        corner = random_corner(latent, side, self.decode_focus)
+        if side is None or corner is None:
+            return self.bare_g.decode(latent, maps), gt
+        image = self.bare_g.decode(cut(latent, latent, corner, side), [cut(x, latent, corner, side) for x in maps])
+        shown = cut(gt, latent, corner, side)
+        margin = _MARGIN * shown.shape[-1] // side
         inner = slice(margin, -margin)
         return image[..., inner, inner], shown[..., inner, inner]
 

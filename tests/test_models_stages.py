@@ -332,7 +332,7 @@ def test_decoded_crop_is_the_part_of_the_whole(tmp_path: Path, mini: str):
     data = batch(2, 64)
     model = build(unet_options(tmp_path, mini, decode_crop=6))
     latent = model.net_g.encode(data["gt"])
-    image, gt = model._decode(latent, data["gt"])
+    image, gt = model._decode(latent, [], data["gt"], 6)
     assert image.shape == gt.shape == (2, 3, 32, 32)  # 6 latent positions without the outermost
     places = [
         (y, x)
