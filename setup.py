@@ -54,7 +54,9 @@ setup(
         "numpy>=1.26",
         "scipy>=1.11",
         "opencv-python>=4.8",  # not -headless: basicsr and facexlib require this name, two copies would clash
-        "pillow>=10.1",
+        "pillow>=11.3",  # reads AVIF
+        "pi-heif>=1.1",  # HEIC, what phones write: 1.5 MB, decoders only; pillow-heif has 5.7 MB, with a GPL encoder
+        "simplejpeg>=1.8",  # 0.4 MB; tells of damage in JPEG files that Pillow passes over
         "scikit-image>=0.22",
         "matplotlib>=3.7",  # carries one of the sample portraits; facexlib needs it anyway
         "pyyaml>=6.0",
@@ -76,6 +78,8 @@ setup(
             *FIGURES,
             *TRAINING,
             "pytest>=8",
+            "hypothesis>=6",
+            "pillow-heif>=1.1",  # writes HEIC
             "ruff~=0.17.6",
             "mypy~=2.4.1",
             "types-PyYAML",

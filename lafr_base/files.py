@@ -1,13 +1,29 @@
-"""Files written whole or not at all, and digests that tell whether anything changed."""
+"""Files written whole or not at all, digests that tell whether anything changed, and names as people may see them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
+
+# Control characters, line separators, what turns the direction of text, and bytes of names that are not UTF-8.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as a terminal, a log or a report may show it: on one line, what is no text as ``\x1b``."""
+    return _UNSHOWN.sub(_escaped, str(path))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as os.fsdecode keeps it
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def digest(*parts: Any) -> str:

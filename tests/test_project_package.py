@@ -79,7 +79,7 @@ def test_dependencies_are_those_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     requirements = [*distribution.install_requires, *extras]
     declared = {re.split(r"[<>=~!]", requirement)[0] for requirement in requirements}
     names = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
-    names |= {"spandrel_extra_arches": "spandrel-extra-arches", "sklearn": "scikit-learn"}
+    names |= {"pi_heif": "pi-heif", "spandrel_extra_arches": "spandrel-extra-arches", "sklearn": "scikit-learn"}
     names |= {"ray": "ray[data]", "pyarrow": "ray[data]"}
     imported = {"lpips"}  # its weights are read, its code is not used
     for path in [*(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "inference_lafr.py"]:
