@@ -173,6 +173,7 @@ PRESETS: dict[str, Degradation | WorldDegradation] = {
     ),
     # the paper's CelebA test: x4, blur, noise and JPEG as gfpgan; no colour change, which PSNR would measure
     "celeba_x4": Degradation(blur_sigma=(0.1, 10), downsample_range=(4, 4), noise_range=(0, 20), jpeg_range=(60, 100)),
+    "celeba_x8": Degradation(blur_sigma=(0.1, 10), downsample_range=(8, 8), noise_range=(0, 20), jpeg_range=(60, 100)),
     # photos as people have them; every field is described in world_degradation.py
     "world": WorldDegradation(),
 }

@@ -70,7 +70,7 @@ class LatentDistances:
         """``l1_lq``, ``l1_aligned``, ``l1_reduction`` (fraction), ``frechet_lq``, ``frechet_aligned``."""
         hq = self._moments["hq"].gaussian()
         result = {f"l1_{name}": total / self.count for name, total in self._l1.items()}
-        result["l1_reduction"] = 1 - result["l1_aligned"] / result["l1_lq"]
+        result["l1_reduction"] = 1 - result["l1_aligned"] / result["l1_lq"] if result["l1_lq"] > 0 else 0.0
         for name in ("lq", "aligned"):
             result[f"frechet_{name}"] = frechet_distance(*self._moments[name].gaussian(), *hq)
         return result

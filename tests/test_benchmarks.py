@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from skimage import data as photos
@@ -151,3 +152,34 @@ def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert sum(two["shares"]) == 4
     assert report["ratio"] == pytest.approx(two["faces_per_second"] / one["faces_per_second"])
     assert str(tmp_path) not in out.read_text()
+
+
+@pytest.mark.parametrize(("degradation", "size"), [("unseen_x4", 512), ("none", 256)])
+def test_quality(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, degradation: str, size: int):
+    (tmp_path / "faces").mkdir()
+    io.imsave(tmp_path / "faces/0.png", photos.astronaut()[:256, 80:336], check_contrast=False)
+    out = tmp_path / "quality.json"
+    arguments = ["--degradation", degradation, "--size", str(size), "--seeds", "0", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["quality.py", str(tmp_path / "faces"), *arguments])
+    assert load("quality").main() == 0
+    report = json.loads(out.read_text())
+    assert report["set"]["image_size"] == size
+    psnr = report["metrics"]["psnr_rgb"]
+    sharpness = report["metrics"]["sharpness"]["median"]
+    if degradation == "none":
+        assert psnr["lq"]["mean"] == 100  # where there is no error
+        assert sharpness["lq"] == sharpness["hq"]
+    else:
+        assert psnr["lq"]["mean"] < 32
+        assert sharpness["lq"] < 0.6 * sharpness["hq"]
+
+
+def test_unseen_degradation_is_a_function_of_its_generator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = importlib.import_module("unseen_degradation")
+    face = photos.astronaut()[:128, 100:228].astype(np.float32) / 255
+    first, again, other = (script.UnseenDegradation(4, 128).apply(face, np.random.default_rng(s)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == face.shape
+    assert not np.array_equal(first, other)
+    assert np.abs(first - face).mean() < 0.15
