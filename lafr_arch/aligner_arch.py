@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
 import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
-from lafr_base.files import share
+from lafr_arch.bundled import BundledNet
 
 
 class ConvUnit(nn.Sequential):
@@ -43,7 +39,7 @@ class ResidualUnit(nn.Module):
 
 
 @ARCH_REGISTRY.register()
-class FacePointNet(nn.Module):
+class FacePointNet(BundledNet):
     """Five landmarks and a face logit of one box crop.
 
     Four stages at 1/2 to 1/16 of the resolution, two steps back up to 1/4, and a heat map for each landmark, whose
@@ -103,27 +99,3 @@ class FacePointNet(nn.Module):
         share = heat.flatten(2).softmax(dim=-1).view_as(heat)
         points = torch.stack([share.sum(dim=2) @ self.centres, share.sum(dim=3) @ self.centres], dim=-1)
         return points, self.face(sixteenth)[:, 0]
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors (fp16, half the size; the points move by less than 0.01 px)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-        state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous().cpu() for k, v in state.items()}, str(folder / "model.safetensors"))
-        share(folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> FacePointNet:
-        """Load a net written by :meth:`save_pretrained`, fp32 and in evaluation mode.
-
-        Raises:
-            FileNotFoundError: if config.json or model.safetensors is missing in ``folder``.
-        """
-        folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} is missing: reinstall lafr, or export the net again")
-        net = cls(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        net.load_state_dict(load_file(str(folder / "model.safetensors")))  # copies fp16 into fp32 parameters
-        return net.to(device).eval()

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.weights import require
+
+WEIGHTS = "mobilefacenet"
+"""What ``lafr weights`` calls MobileFaceNet's checkpoint."""
 
 # Eyes, nose and mouth corners in pixels of 96 x 112 recognition crops (SphereFace, ArcFace and
 # MobileFaceNet_Pytorch).
@@ -60,19 +65,21 @@ def recognition_crop(face: Tensor) -> Tensor:
     return F.grid_sample(small, grid, padding_mode="border", align_corners=False)
 
 
+@ARCH_REGISTRY.register()
 class MobileFaceNetFace(nn.Module):
     """Identity embedding of FFHQ-aligned faces by a frozen MobileFaceNet, differentiable to the image.
 
     Args:
-        path: ``068.ckpt`` of MobileFaceNet_Pytorch.
+        path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
 
     Raises:
-        ValueError: the file holds another net.
+        lafr_base.weights.MissingWeightsError: the file is not there.
+        ValueError: it holds another net.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path = WEIGHTS) -> None:
         super().__init__()
-        self.network = MobileFaceNet.from_checkpoint(path)
+        self.network = MobileFaceNet.from_checkpoint(require(str(path)))
 
     def forward(self, face: Tensor) -> Tensor:
         """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> embeddings (B, 128), not normalised."""

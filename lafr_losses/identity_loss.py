@@ -178,7 +178,7 @@ class MobileFaceNetLoss(FrozenLoss):
         super().__init__()
         check_choice("MobileFaceNetLoss", "distance", distance, ("cos", "l2"))
         (name,) = self.required_weights(path)
-        self.face = MobileFaceNetFace(require(name))
+        self.face = MobileFaceNetFace(name)
         self.distance = distance
         self.loss_weight = loss_weight
 

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_arch.recognition import MobileFaceNetFace
-from lafr_base.weights import require
-
-WEIGHTS = "mobilefacenet"
+from lafr_arch.recognition import WEIGHTS, MobileFaceNetFace
 
 
 class IdentitySimilarity:
@@ -24,7 +21,7 @@ class IdentitySimilarity:
     """
 
     def __init__(self, path: str = WEIGHTS) -> None:
-        self.face = MobileFaceNetFace(require(path))
+        self.face = MobileFaceNetFace(path)
 
     @torch.no_grad()
     def embed(self, face: Tensor) -> Tensor:
@@ -34,3 +31,18 @@ class IdentitySimilarity:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Similarity of each pair of faces (B, 3, S, S) RGB in [0, 1], (B,)."""
         return (self.embed(a) * self.embed(b)).sum(1)
+
+
+def separation(same: Tensor, different: Tensor, allowed: float = 0.01) -> tuple[float, float]:
+    """How well similarities tell pairs of one person from pairs of two.
+
+    Args:
+        same: similarities of pairs of the same person, (N,).
+        different: of pairs of different persons, (M,).
+        allowed: share of the different pairs that may lie above the threshold.
+
+    Returns:
+        The threshold, and the share of the same pairs that lies above it.
+    """
+    threshold = float(torch.quantile(different.double(), 1 - allowed))
+    return threshold, float((same > threshold).double().mean())

@@ -1,0 +1,101 @@
+"""FaceIdentityModel: distils a recognition net into a small one that damage does not disturb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from lafr_arch.identity_arch import flip_invariant
+from lafr_metrics.identity import separation
+from lafr_models.training import TrainingModel
+
+
+@MODEL_REGISTRY.register()
+class FaceIdentityModel(TrainingModel):
+    """Train a FaceIdentityNet (``network_g``) on FaceIdentityDataset to say of a damaged face what ``network_teacher``
+    says of the face itself.
+
+    Losses: ``embedding_weight`` times one minus the cosine of both embeddings, and ``relation_weight`` times the
+    cross-entropy of the batch: of its faces, whose is this? The teacher's own answer is what is asked for, so that two
+    photos of one person do no harm; ``temperature`` divides the cosines. Validation compares damaged copies with the
+    undamaged faces of the set and logs the mean cosine of ``same`` and ``different`` persons, and ``found``, the share
+    of same pairs above the threshold that 1 % of the different pairs pass. At the end the averaged network is written
+    to ``experiments/NAME/identity``.
+    """
+
+    def build(self) -> None:
+        """Create the net and its teacher, and read the losses' weights."""
+        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        if self.is_train:
+            train = self.opt["train"]
+            if not self.opt.get("network_teacher"):
+                raise ValueError("network_teacher: is missing; give a recognition net, such as type: MobileFaceNetFace")
+            self.teacher = build_network(self.opt["network_teacher"]).to(self.device).eval().requires_grad_(False)
+            self.embedding_weight, self.relation_weight = (
+                float(train["embedding_weight"]),
+                float(train["relation_weight"]),
+            )
+            self.temperature = float(train["temperature"])
+            self._targets: dict[str, Tensor] = {}
+
+    def targets(self, data: dict[str, Any]) -> Tensor:
+        """The teacher's embeddings (B, 128) of the faces ``gt``; each is asked for once in a run."""
+        paths = data["gt_path"]
+        new = [i for i, path in enumerate(paths) if path not in self._targets]
+        if new:
+            with torch.autocast(self.device.type, enabled=False):
+                embeddings = flip_invariant(self.teacher, data["gt"][new])
+            self._targets.update(zip((paths[i] for i in new), embeddings, strict=True))
+        return torch.stack([self._targets[path] for path in paths])
+
+    def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        """Losses of the embeddings and of their relations within the batch."""
+        target, embedding = self.targets(data), self.net_g(data["lq"])
+        with torch.autocast(self.device.type, enabled=False):
+            loss_embedding = (1 - (embedding * target).sum(dim=1)).mean()
+            wanted = (target @ target.T / self.temperature).softmax(dim=1)
+            loss_relation = F.cross_entropy(embedding @ target.T / self.temperature, wanted)
+        return {
+            "l_embedding": self.embedding_weight * loss_embedding,
+            "l_relation": self.relation_weight * loss_relation,
+        }
+
+    def restore(self, lq: Tensor) -> Tensor:
+        """The embeddings (B, 128) of faces."""
+        return self.bare_g(lq)
+
+    @torch.no_grad()
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
+        """Log how pairs of a set separate, also as ``self.metric_results``; there are no pictures to save."""
+        name = dataloader.dataset.opt["name"]
+        damaged, whole = [], []
+        for data in dataloader:
+            self.feed_data(data)
+            self.test()
+            damaged.append(self.output)
+            self.data["lq"] = self.data["gt"]
+            self.test()
+            whole.append(self.output)
+        cosines = torch.cat(damaged) @ torch.cat(whole).T
+        same, different = cosines.diag(), cosines[~torch.eye(len(cosines), dtype=torch.bool)]
+        self.metric_results = {
+            "same": same.mean().item(),
+            "different": different.mean().item(),
+            "found": separation(same, different)[1],
+        }
+        values = ", ".join(f"{key} {value:.4f}" for key, value in self.metric_results.items())
+        get_root_logger().info(f"Validation {name}, iteration {current_iter}: {values}")
+        if tb_logger:
+            for key, value in self.metric_results.items():
+                tb_logger.add_scalar(f"metrics/{name}/{key}", value, current_iter)
+
+    def write_result(self, folder: Path) -> str:
+        self.bare_g.save_pretrained(folder / "identity")
+        return "identity"
