@@ -97,6 +97,7 @@ def paste_face(
     matrix: np.ndarray,
     scale: tuple[float, float] = (1.0, 1.0),
     neighbours: Sequence[np.ndarray] = (),
+    kept: Sequence[np.ndarray] = (),
 ) -> None:
     """Blend a face into the photo it was cut from, in place.
 
@@ -110,21 +111,25 @@ def paste_face(
         scale: canvas width and height over those of the photo.
         neighbours: matrices of other faces of the photo. Where regions overlap, a pixel goes to the face that
             is nearer, so that faces side by side do not cut into each other.
+        kept: matrices of faces that stay as they are. Pixels of their regions that are nearer to them keep their bits.
     """
     size = face.shape[0]
     to_canvas = _to_canvas(matrix, scale)
     to_crop = cv2.invertAffineTransform(to_canvas)
     x0, y0, x1, y1 = _region(to_canvas, size)
-    others = []
-    for other in (_to_canvas(neighbour, scale) for neighbour in neighbours):
-        left, upper, right, lower = _region(other, size)
-        if left < x1 and right > x0 and upper < y1 and lower > y0:
-            others.append(cv2.invertAffineTransform(other))
+    others, untouched = (
+        [
+            cv2.invertAffineTransform(other)
+            for other in (_to_canvas(matrix, scale) for matrix in matrices)
+            if _overlap(_region(other, size), (x0, y0, x1, y1))
+        ]
+        for matrices in (neighbours, kept)
+    )
     height, width = canvas.shape[:2]
     top = np.iinfo(canvas.dtype).max
     face = face.astype(np.float32)
     for x, y, w, h in _blocks(max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)):
-        mask = _mask(to_crop, size, others, x, y, w, h)
+        mask = _mask(to_crop, size, others, x, y, w, h, untouched)
         if not mask.any():
             continue
         block_matrix = to_canvas - np.array([[0, 0, x], [0, 0, y]])
@@ -177,12 +182,22 @@ def to_gray(face: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
 
 
-def draw_box(canvas: np.ndarray, matrix: np.ndarray, size: int, scale: tuple[float, float]) -> None:
-    """Outline a crop of `size` pixels in green on an enlarged photo, in place."""
+def draw_box(
+    canvas: np.ndarray, matrix: np.ndarray, size: int, scale: tuple[float, float], number: int, chosen: bool = True
+) -> None:
+    """Outline a crop of `size` pixels on an enlarged photo, in place: green with its number, gray where not chosen."""
     corners = _corners(_to_canvas(matrix, scale), -0.5, -0.5, size - 0.5, size - 0.5)
     top = int(np.iinfo(canvas.dtype).max)
     thickness = max(1, round(min(canvas.shape[:2]) / 300))
-    cv2.polylines(canvas, [np.rint(corners).astype(np.int32)], True, (0, top, 0), thickness)
+    colour = (0, top, 0) if chosen else (top // 2,) * 3
+    points = np.rint(corners).astype(np.int32)
+    cv2.polylines(canvas, [points], True, colour, thickness)
+    side = float(np.linalg.norm(corners[1] - corners[0]))
+    height = min(max(12, 0.12 * side), side)  # of the number, pixels
+    scale_of_font = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, max(1, round(height)), thickness)
+    anchor = int(points[0, 0]) + 2 * thickness, int(points[0, 1] + height) + 2 * thickness
+    for line, shade in ((3 * thickness, (0, 0, 0)), (thickness, colour)):  # legible on any ground
+        cv2.putText(canvas, str(number), anchor, cv2.FONT_HERSHEY_SIMPLEX, scale_of_font, shade, line, cv2.LINE_8)
 
 
 def _to_canvas(matrix: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
@@ -243,10 +258,26 @@ def _smoothstep(x: np.ndarray) -> np.ndarray:
     return x * x * (3 - 2 * x)
 
 
-def _mask(to_crop: np.ndarray, size: int, others: Sequence[np.ndarray], x: int, y: int, w: int, h: int) -> np.ndarray:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
+
+
+def _mask(
+    to_crop: np.ndarray,
+    size: int,
+    others: Sequence[np.ndarray],
+    x: int,
+    y: int,
+    w: int,
+    h: int,
+    untouched: Sequence[np.ndarray] = (),
+) -> np.ndarray:
     radius = _radius(to_crop, size, x, y, w, h)
     mask = _smoothstep((1 - radius) / (1 - MASK_PLATEAU))
     for other in others:
         lead = _radius(other, size, x, y, w, h) - radius
         mask *= _smoothstep(0.5 + lead / (2 * NEIGHBOUR_BLEND))
+    for other in untouched:  # the whole transition lies on this side of the border
+        lead = _radius(other, size, x, y, w, h) - radius
+        mask *= _smoothstep(lead / (2 * NEIGHBOUR_BLEND))
     return mask.astype(np.float32)

@@ -6,12 +6,12 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,7 +19,10 @@ import torch
 from torch import nn
 
 from lafr import faces as face_geometry
+from lafr.ahead import ahead
 from lafr.batching import FaceRunner
+from lafr.choice import EVERY_FACE, FaceChoice, FoundFace, Wishes
+from lafr.composing import Composer, to_unit_range
 from lafr.detectors import Detector, build_detector
 from lafr.networks import load_network, pick_device
 from lafr.results import RestoredPhoto
@@ -27,11 +30,9 @@ from lafr_base.images import Photo, read_image, to_uint8
 
 if TYPE_CHECKING:
     from lafr.background import BackgroundUpsampler
+    from lafr.identity import IdentityMeter
 
 logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 HELD_PIXELS = 64_000_000
 """Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
@@ -77,6 +78,8 @@ class LAFRer:
         precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
         compiled: run through torch.compile.
+        identity: measure for each face whether it is still the same person; see `lafr.identity`.
+        identity_threshold: figure below which a face is called changed; None for the identity net's own.
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
@@ -98,6 +101,8 @@ class LAFRer:
         precision: str = "auto",
         eye_dist_threshold: float = 5,
         compiled: bool = False,
+        identity: bool = False,
+        identity_threshold: float | None = None,
     ) -> None:
         if arch != "lafr":
             raise ValueError(f"arch={arch!r}: leave arch out; model='gfpgan:PATH' runs GFPGAN's checkpoints")
@@ -108,7 +113,6 @@ class LAFRer:
         if not upscale > 0:
             raise ValueError(f"upscale must be above 0; got {upscale}")
         self.upscale = upscale
-        self.bg_upsampler = bg_upsampler
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = int(network.image_size)  # type: ignore[arg-type]
@@ -118,6 +122,13 @@ class LAFRer:
             detection_model = build_detector(detection_model, device=str(self.device))
         self.detector: Detector = detection_model
         self.eye_dist_threshold = eye_dist_threshold
+        meter: IdentityMeter | None = None
+        if identity:
+            from lafr.identity import IdentityMeter
+
+            meter = IdentityMeter(self.device)
+        self.composer = Composer(upscale, bg_upsampler, meter, identity_threshold)
+        """Makes faces and photos of what the network gave."""
         # On a CPU the network takes what there is.
         self.threads = 1 if self.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
         """Threads that read, and as many that paste, beside the network."""
@@ -164,9 +175,7 @@ class LAFRer:
             paste_back=paste_back,
             weight=weight,
         )
-        if result.error is not None:
-            raise result.error
-        self.face_helper = result
+        self.face_helper = result.or_raise()
         restored = result.restored_img
         if restored is not None and result.restored_alpha is not None:
             restored = np.dstack((restored, result.restored_alpha))
@@ -180,6 +189,9 @@ class LAFRer:
         only_center_face: bool = False,
         paste_back: bool = True,
         weight: float = 0.5,
+        choice: FaceChoice = EVERY_FACE,
+        weights: Mapping[int, float] | None = None,
+        keep_identity: bool = False,
     ) -> Iterator[RestoredPhoto]:
         """Restore photos one after the other, their faces in common batches.
 
@@ -192,27 +204,44 @@ class LAFRer:
             only_center_face: restore one face a photo.
             paste_back: also make the whole photos.
             weight: how closely faces follow the photo; other than 0.5, it is reported where it has no effect.
+            choice: which faces are restored; the others keep their pixels to the bit.
+            weights: weights of single faces, by their number (left to right from 0), in place of `weight`.
+            keep_identity: a face that may no longer show the same person follows the photo more closely, step by step
+                until it passes, or is left as it was. Without it such faces are named in a warning.
 
         Yields:
             One result a photo, in the order given.
 
         Raises:
-            ValueError: `weight` is not within 0 to 1.
+            ValueError: a weight is not within 0 to 1, an argument cannot be used, or the photo of `choice.like` has no
+                face or cannot be read.
         """
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight must be within 0 (network) to 1 (photo); got {weight}")
-        if self._fidelity == "none" and weight != 0.5:
+        meter = self.composer.meter
+        if meter is None and (keep_identity or choice.like is not None):
+            raise ValueError("keep_identity and likeness need the identity net: leave identity=False out")
+        if has_aligned and not choice.everything:
+            raise ValueError("an aligned photo is one face: leave out the choice of faces")
+        if choice.like is not None and meter is not None:
+            least = meter.calibration.threshold if choice.min_likeness is None else choice.min_likeness
+            choice = replace(choice, like=self._reference(choice.like), min_likeness=least)
+        choice = replace(choice, center=True) if only_center_face else choice
+        wishes = Wishes(has_aligned, paste_back and not has_aligned, weight, weights or {}, choice, keep_identity)
+        if self._fidelity == "none" and {weight, *wishes.weights.values()} != {0.5}:
             logger.warning("weight %g has no effect: this network has no such knob, or its own is set", weight)
-        return self._stream(images, has_aligned, only_center_face, paste_back and not has_aligned, weight)
+        return self._stream(images, wishes)
 
-    def _stream(
-        self,
-        images: Iterable[np.ndarray | str | Path],
-        has_aligned: bool,
-        only_center_face: bool,
-        paste_back: bool,
-        weight: float,
-    ) -> Iterator[RestoredPhoto]:
+    def _reference(self, image: np.ndarray | str | Path) -> np.ndarray:
+        """The embedding (128,) of the largest face of a photo."""
+        result = self._read(image).or_raise()
+        assert result.input_img is not None
+        assert self.composer.meter is not None
+        found = self._find(result.input_img)
+        if not found:
+            raise ValueError(f"{result.name}: no face was found to compare others with; pass a clearer photo")
+        face = max(found, key=lambda face: face.area)
+        return self.composer.meter.embed([self._cut(result.input_img, face)[0]])[0]
+
+    def _stream(self, images: Iterable[np.ndarray | str | Path], wishes: Wishes) -> Iterator[RestoredPhoto]:
         photos: deque[_Pending] = deque()
         waiting: deque[tuple[_Pending, int]] = deque()
         finished: deque[Future[RestoredPhoto]] = deque()
@@ -220,23 +249,23 @@ class LAFRer:
         # Detectors keep a state, so that one thread has them all.
         pools = (ThreadPoolExecutor(count) for count in (self.threads, 1, self.threads))
         with next(pools) as readers, next(pools) as searcher, next(pools) as behind:
-            search = partial(self._search, has_aligned=has_aligned, only_center_face=only_center_face)
-            finish = partial(self._finish, paste_back=paste_back, weight=weight)
-            read = _ahead(readers, self._read, images, self.threads)
-            for pending in _ahead(searcher, search, read, 1):
+            search = partial(self._search, wishes=wishes)
+            finish = partial(self._finish, wishes=wishes)
+            read = ahead(readers, self._read, images, self.threads)
+            for pending in ahead(searcher, search, read, 1):
                 photos.append(pending)
                 waiting.extend((pending, index) for index in range(pending.missing))
                 held = sum(photo.pixels for photo in photos)
                 full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
                 while len(waiting) >= (1 if full else self._runner.batch_size):
-                    self._run_batch(waiting, weight)
+                    self._run_batch(waiting, wishes)
                 while photos and not photos[0].missing:
                     finished.append(behind.submit(finish, photos.popleft()))
                 while len(finished) > self.threads or (finished and finished[0].done()):
                     yield finished.popleft().result()
             while photos or finished:
                 while photos and photos[0].missing:
-                    self._run_batch(waiting, weight)
+                    self._run_batch(waiting, wishes)
                 if photos:
                     finished.append(behind.submit(finish, photos.popleft()))
                 if not photos or len(finished) > self.threads:
@@ -252,16 +281,17 @@ class LAFRer:
             _fail(result, error)
         return result
 
-    def _search(self, result: RestoredPhoto, has_aligned: bool, only_center_face: bool) -> _Pending:
-        """Detect and crop."""
+    def _search(self, result: RestoredPhoto, wishes: Wishes) -> _Pending:
+        """Detect, choose and crop."""
         try:
-            if result.input_img is not None and has_aligned:
-                result.cropped_faces = [self._fit(result.input_img)]
+            if result.input_img is not None and wishes.has_aligned:
+                result.cropped_faces, result.numbers = [self._fit(result.input_img)], [0]
             elif result.input_img is not None:
-                self._crop(result, result.input_img, only_center_face)
+                self._crop(result, result.input_img, wishes.choice)
         except Exception as error:
             _fail(result, error)
         count = len(result.cropped_faces)
+        result.eased = [False] * count
         return _Pending(result, [None] * count, count)
 
     def _fit(self, face: np.ndarray) -> np.ndarray:
@@ -272,31 +302,48 @@ class LAFRer:
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return cv2.resize(face, (self.face_size, self.face_size), interpolation=interpolation)
 
-    def _crop(self, result: RestoredPhoto, image: np.ndarray, only_center_face: bool) -> None:
+    def _crop(self, result: RestoredPhoto, image: np.ndarray, choice: FaceChoice) -> None:
         height, width = image.shape[:2]
-        if min(height, width) <= 2 * self.eye_dist_threshold:
-            return  # smaller than the smallest face
-        found = self.detector.detect(to_uint8(image))
-        found = [f for f in found if np.linalg.norm(f.landmarks[1] - f.landmarks[0]) >= self.eye_dist_threshold]
-        found.sort(key=lambda f: float(f.box[0] + f.box[2]))
-        if only_center_face and found:
-            center = np.array([width, height]) / 2
-            found = [min(found, key=lambda f: float(np.linalg.norm((f.box[:2] + f.box[2:]) / 2 - center)))]
-        for face in found:
-            matrix = face_geometry.align_matrix(face.landmarks, self.face_size)
+        result.found = self._find(image)
+        crops = [self._cut(image, face) for face in result.found] if choice.like is not None else []
+        if crops and self.composer.meter is not None:
+            likeness = self.composer.meter.embed([crop for crop, _ in crops]) @ choice.like
+            result.found = [replace(f, likeness=float(v)) for f, v in zip(result.found, likeness, strict=True)]
+        result.numbers = choice.pick(result.found, width, height)
+        for number in result.numbers:
+            face = result.found[number]
+            crop, matrix = crops[number] if crops else self._cut(image, face)
             result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
             result.all_landmarks_5.append(face.landmarks)
             result.affine_matrices.append(matrix)
             side = self.face_size / math.sqrt(float(np.linalg.det(matrix[:, :2])))
             if side > LARGE_FACE * self.face_size:
-                source = result.photo.path if result.photo is not None and result.photo.path else "a photo"
                 message = "%s: a face of %d px is restored at %d px and loses its finest detail"
-                logger.warning(message, source, side, self.face_size)
-            result.cropped_faces.append(face_geometry.warp_face(image, matrix, self.face_size))
+                logger.warning(message, result.name, side, self.face_size)
+            result.cropped_faces.append(crop)
 
-    def _run_batch(self, waiting: deque[tuple[_Pending, int]], weight: float) -> None:
+    def _find(self, image: np.ndarray) -> list[FoundFace]:
+        """Find the faces that are not too small, left to right."""
+        if min(image.shape[:2]) <= 2 * self.eye_dist_threshold:
+            return []  # smaller than the smallest face
+        found = [
+            FoundFace(face.box, face.landmarks, float(face.score)) for face in self.detector.detect(to_uint8(image))
+        ]
+        found = [f for f in found if np.linalg.norm(f.landmarks[1] - f.landmarks[0]) >= self.eye_dist_threshold]
+        return sorted(found, key=lambda face: float(face.box[0] + face.box[2]))
+
+    def _cut(self, image: np.ndarray, face: FoundFace) -> tuple[np.ndarray, np.ndarray]:
+        matrix = face_geometry.align_matrix(face.landmarks, self.face_size)
+        return face_geometry.warp_face(image, matrix, self.face_size), matrix
+
+    def _run_batch(self, waiting: deque[tuple[_Pending, int]], wishes: Wishes) -> None:
         batch: list[tuple[_Pending, int]] = []
+        weight = wishes.weight
         while waiting and len(batch) < self._runner.batch_size:
+            own = wishes.weight_of(waiting[0][0].result.numbers[waiting[0][1]])
+            if batch and own != weight and self._fidelity == "network":
+                break  # its forward takes one weight for all
+            weight = own
             pending, index = waiting.popleft()
             pending.missing -= 1
             if pending.result.error is None:
@@ -314,53 +361,19 @@ class LAFRer:
             if output is None:
                 _fail(pending.result, FloatingPointError("the network's result is not finite, even in fp32"))
 
-    def _finish(self, pending: _Pending, paste_back: bool, weight: float) -> RestoredPhoto:
+    def _finish(self, pending: _Pending, wishes: Wishes) -> RestoredPhoto:
         result = pending.result
         if result.error is not None or result.input_img is None:
             return result
         try:
-            image = result.input_img
-            tones = weight if self._fidelity == "tones" else 0
-            gray = face_geometry.is_gray(image)
-            top = np.iinfo(image.dtype).max
-            for crop, output in zip(result.cropped_faces, pending.outputs, strict=True):
-                face = face_geometry.keep_tones(np.ascontiguousarray(output), to_unit_range(crop), tones)
-                face = face_geometry.to_gray(face) if gray else face
-                result.restored_faces.append(np.rint(np.clip(face, 0, 1) * top).astype(image.dtype))
-            if paste_back:
-                self._paste(result, image)
+            tones = [wishes.weight_of(number) if self._fidelity == "tones" else 0.0 for number in result.numbers]
+            outputs = [output for output in pending.outputs if output is not None]
+            self.composer.finish_faces(result, outputs, tones, wishes.keep_identity)
+            if wishes.paste_back:
+                self.composer.paste(result)
         except Exception as error:
             _fail(result, error)
         return result
-
-    def _paste(self, result: RestoredPhoto, image: np.ndarray) -> None:
-        height, width = image.shape[:2]
-        size = (max(1, round(width * self.upscale)), max(1, round(height * self.upscale)))
-        if self.bg_upsampler is None:
-            canvas = _resized(image, size, cv2.INTER_LANCZOS4)
-        else:
-            canvas = self.bg_upsampler.enhance(image, outscale=self.upscale)[0]
-            if canvas.dtype != image.dtype:
-                raise TypeError(f"bg_upsampler gave {canvas.dtype} for a photo of {image.dtype}")
-            canvas = _resized(canvas, size, cv2.INTER_LANCZOS4)
-        result.restored_img = canvas
-        if result.photo is not None and result.photo.alpha is not None:
-            result.restored_alpha = _resized(result.photo.alpha, size, cv2.INTER_LINEAR)
-        matrices = result.affine_matrices
-        for index, (matrix, face) in enumerate(zip(matrices, result.restored_faces, strict=True)):
-            neighbours = matrices[:index] + matrices[index + 1 :]
-            face_geometry.paste_face(canvas, face, matrix, result.scale, neighbours)
-
-
-def _ahead(pool: Executor, work: Callable[[_T], _R], items: Iterable[_T], count: int) -> Iterator[_R]:
-    """Yield what work makes of each item, in order; that of `count` more is being made meanwhile."""
-    coming: deque[Future[_R]] = deque()
-    for item in items:
-        coming.append(pool.submit(work, item))
-        if len(coming) > count:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
 
 
 def as_photo(image: np.ndarray) -> Photo:
@@ -379,19 +392,6 @@ def as_photo(image: np.ndarray) -> Photo:
         raise ValueError(f"img must be uint8 or uint16, BGR; got {image.dtype}")
     bgr = image[..., [0, 0, 0]] if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
     return Photo(bgr=bgr, alpha=image[..., 3] if image.shape[2] == 4 else None, gray=image.shape[2] == 1)
-
-
-def to_unit_range(image: np.ndarray) -> np.ndarray:
-    """Return a uint8 or uint16 picture as float32 in [0, 1]."""
-    return image.astype(np.float32) / np.iinfo(image.dtype).max
-
-
-def _resized(image: np.ndarray, size: tuple[int, int], enlarge: int) -> np.ndarray:
-    """Return a copy of (width, height) `size`."""
-    if size == (image.shape[1], image.shape[0]):
-        return image.copy()
-    shrinks = size[0] < image.shape[1]
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else enlarge)
 
 
 def _fail(result: RestoredPhoto, error: Exception) -> None:

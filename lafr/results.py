@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
+from glob import escape
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from lafr.faces import draw_box
+from lafr.choice import FoundFace
+from lafr.faces import align_matrix, draw_box
 from lafr_base.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
 
 _T = TypeVar("_T")
@@ -29,7 +30,7 @@ FACE_FOLDERS = ("cropped_faces", "cmp", "restored_faces")
 class RestoredPhoto:
     """All that is known of one photo: the names are those that callers of `GFPGANer.face_helper` use.
 
-    Lists have one entry a face, faces from left to right.
+    Lists have one entry a restored face, faces from left to right; `found` has those that were not chosen, too.
 
     Attributes:
         input_img: (H, W, 3) BGR uint8 or uint16, or None where the photo could not be read.
@@ -40,6 +41,12 @@ class RestoredPhoto:
         affine_matrices: (2, 3), photo pixels to crop pixels.
         cropped_faces: (S, S, 3) BGR of the photo's type, what the network saw.
         restored_faces: (S, S, 3) BGR of the photo's type.
+        found: every face of the photo, left to right. A face's number is its place here.
+        numbers: places of the restored faces in `found`; 0 for an aligned face. Empty stands for 0, 1, ...
+        tones: 0 to 1, how closely each face follows the photo, after easing; 1 where it was left as it was.
+        eased: whether its `tones` were raised to keep the identity.
+        identities: figure of the identity net for each face before and after; empty where it was not measured. See
+            `lafr.identity.Calibration`.
         restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
         restored_alpha: (H * upscale, W * upscale) or None.
         photo: the photo as read, with its metadata.
@@ -54,10 +61,26 @@ class RestoredPhoto:
     affine_matrices: list[np.ndarray] = field(default_factory=list)
     cropped_faces: list[np.ndarray] = field(default_factory=list)
     restored_faces: list[np.ndarray] = field(default_factory=list)
+    found: list[FoundFace] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    tones: list[float] = field(default_factory=list)
+    eased: list[bool] = field(default_factory=list)
+    identities: list[float] = field(default_factory=list)
     restored_img: np.ndarray | None = None
     restored_alpha: np.ndarray | None = None
     photo: Photo | None = None
     error: Exception | None = None
+
+    def or_raise(self) -> RestoredPhoto:
+        """Return the photo itself; raise its `error` where it has one."""
+        if self.error is not None:
+            raise self.error
+        return self
+
+    @property
+    def name(self) -> str:
+        """What a message calls the photo."""
+        return str(self.photo.path) if self.photo is not None and self.photo.path else "a photo"
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -103,7 +126,8 @@ class ResultFolder:
         """
         photo = result.photo
         profile = photo.icc_profile if photo is not None else None
-        for index, (crop, face) in enumerate(zip(result.cropped_faces, result.restored_faces, strict=True)):
+        numbers = result.numbers or range(len(result.restored_faces))
+        for index, crop, face in zip(numbers, result.cropped_faces, result.restored_faces, strict=True):
             if "cropped_faces" in self.face_folders:
                 write_image(self._face_path("cropped_faces", name, index), crop, icc_profile=profile)
             if "cmp" in self.face_folders:
@@ -114,8 +138,9 @@ class ResultFolder:
         if image is None or photo is None:
             return
         if self.draw_box:
-            for matrix in result.affine_matrices:
-                draw_box(image, matrix, result.face_size, result.scale)
+            for number, found in enumerate(result.found):
+                matrix = align_matrix(found.landmarks, result.face_size)
+                draw_box(image, matrix, result.face_size, result.scale, number, number in result.numbers)
         write_image(
             self.out / "restored_imgs" / f"{name}{self._tail}{self._extension(path, image)}",
             image,
@@ -133,11 +158,13 @@ class ResultFolder:
         return any(os.path.exists(self.out / "restored_imgs" / f"{name}{self._tail}{suffix}") for suffix in suffixes)
 
     def count_faces(self, name: str) -> int | None:
-        """Return how many faces of a photo have files; None where no files of faces are written."""
+        """Return how many faces of a photo have files, 100 at most; None where no files of faces are written."""
         folder = "restored_faces" if self.aligned else next(iter(self.face_folders), None)
         if folder is None:
             return None
-        return next(index for index in count() if not os.path.exists(self._face_path(folder, name, index)))
+        first = self._face_path(folder, name, 0)
+        tail = first.name.removeprefix(f"{Path(name).name}_00")
+        return sum(1 for _ in first.parent.glob(f"{escape(Path(name).name)}_[0-9][0-9]{escape(tail)}"))
 
     def _face_path(self, folder: str, name: str, index: int) -> Path:
         tail = self._tail if folder == "restored_faces" else ""

@@ -293,8 +293,8 @@ def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(m
     network = LAFRer(model=Waits(), detection_model=Watched(found(80, 60)), device="cpu", upscale=1, batch_size=1)
     finish = network._finish
 
-    def watched_finish(pending: Any, paste_back: bool, weight: float) -> Any:
-        result = finish(pending, paste_back, weight)
+    def watched_finish(pending: Any, wishes: Any) -> Any:
+        result = finish(pending, wishes)
         finished[result.input_img[0, 0, 0]].set()
         return result
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lafr.commands.restore import add_result_arguments, build_restorer
+from lafr.face_options import OPTIONS, face_options
 from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ _FOLDERS = ("restored_faces", "cropped_faces", "cmp")
 _RESULT_OPTIONS = (
     "model",
     "upscale",
-    "weight",
+    *OPTIONS,
     "aligned",
-    "only_center_face",
     "draw_box",
     "suffix",
     "ext",
@@ -108,8 +108,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _share(args: argparse.Namespace) -> tuple[int, int]:
-    if not 0 <= args.weight <= 1:
-        raise ValueError(f"--weight must be within 0 to 1; got {args.weight:g}")
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     if args.engine == "ray":
@@ -132,8 +130,7 @@ def _job(args: argparse.Namespace) -> Job:
         Photos(args.input, args.root, leave_out=out),
         ResultFolder(out, args.aligned, args.suffix, args.ext, args.draw_box, folders),
         functools.partial(_build, args),
-        args.only_center_face,
-        args.weight,
+        face_options(args),
     )
 
 

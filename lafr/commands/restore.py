@@ -12,11 +12,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from lafr.face_options import add_face_arguments, face_options
 from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         "GFPGAN and RestoreFormer have no such knob",
     )
     add("--aligned", "--has_aligned", action="store_true", help="the inputs are FFHQ-aligned faces")
-    add("--only_center_face", action="store_true", help="restore only the face nearest to the centre")
-    add("--draw_box", action="store_true", help="outline the restored faces in the whole photos")
+    add("--draw_box", action="store_true", help="outline the faces in the whole photos, with their numbers")
     add("--suffix", default="", metavar="TEXT", help="appended to names: NAME_TEXT.png")
     add(
         "--ext", choices=_EXTENSIONS, default="auto", help="format of whole photos; auto (default): the input's, or png"
@@ -96,6 +96,7 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--compile", action="store_true", help="torch.compile the network (a GPU: CUDA graphs); slow to start")
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
+    add_face_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -103,11 +104,10 @@ def run(args: argparse.Namespace) -> int:
     from lafr.results import ResultFolder
     from lafr_base.images import ImageError, list_images  # with all that follows: imports that take seconds
 
-    if not 0 <= args.weight <= 1:
-        return _stop(f"--weight must be within 0 to 1; got {args.weight:g}")
     samples: dict[Path, Sample] = {}
     files = ResultFolder(args.output, args.aligned, args.suffix, args.ext, args.draw_box)
     try:
+        options = face_options(args)
         if args.demo:
             from lafr.demo import write_samples
 
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     counts: Counter[str] = Counter(skipped=len(done))
     if restorer is not None:
         try:
-            _restore(args, restorer, files, {path: names[path] for path in todo}, samples, counts)
+            _restore(args, options, restorer, files, {path: names[path] for path in todo}, samples, counts)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
@@ -179,11 +179,13 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
         batch_size=args.batch_size,
         precision=args.precision,
         compiled=args.compile,
+        identity_threshold=args.identity_threshold,
     )
 
 
 def _restore(
     args: argparse.Namespace,
+    options: dict[str, Any],
     restorer: LAFRer,
     files: ResultFolder,
     todo: dict[Path, str],
@@ -192,9 +194,7 @@ def _restore(
 ) -> None:
     from lafr.results import write_behind
 
-    results = restorer.enhance_many(
-        todo, has_aligned=args.aligned, only_center_face=args.only_center_face, weight=args.weight
-    )
+    results = restorer.enhance_many(todo, has_aligned=args.aligned, **options)
 
     def write(named: tuple[Path, str], result: RestoredPhoto) -> None:
         path, name = named

@@ -6,11 +6,11 @@ import errno
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lafr.results import RestoredPhoto, ResultFolder, write_behind
 from lafr.scale.manifest import FACELESS, FAILED, RESTORED, Ledger, Manifest, Record, rank_file
@@ -38,10 +38,9 @@ class Restorer(Protocol):
     threads: int
     """Results to write at once."""
 
-    def enhance_many(
-        self, images: Iterable[Path], *, has_aligned: bool, only_center_face: bool, weight: float
-    ) -> Iterator[RestoredPhoto]:
-        """Restore photos, in the order given."""
+    @property
+    def enhance_many(self) -> Callable[..., Iterator[RestoredPhoto]]:
+        """Restore photos, in the order given: of paths, with keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,13 @@ class Job:
         files: where results go. A photo's results are named by its key, with its suffix: of a/x.png, for instance
             restored_imgs/a/x.png.png. So no two photos have the same, whatever else is in the list.
         build: makes the restorer; called when the first photo is to be restored.
-        only_center_face: see `lafr.LAFRer.enhance`.
-        weight: see `lafr.LAFRer.enhance`.
+        options: other keyword arguments of `lafr.LAFRer.enhance_many`.
     """
 
     photos: Photos
     files: ResultFolder
     build: Callable[[], Restorer]
-    only_center_face: bool = False
-    weight: float = 0.5
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -100,10 +97,7 @@ class Worker:
             self._restorer = self.job.build()
         self._last = time.perf_counter()
         results = self._restorer.enhance_many(
-            chain([first], todo),
-            has_aligned=self.job.files.aligned,
-            only_center_face=self.job.only_center_face,
-            weight=self.job.weight,
+            chain([first], todo), has_aligned=self.job.files.aligned, **self.job.options
         )
         named = ((order.popleft(), result) for result in results)
         for key, result, unwritten in write_behind(named, self._write, self._restorer.threads):
