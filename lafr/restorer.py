@@ -291,6 +291,7 @@ class LAFRer:
         except Exception as error:
             _fail(result, error)
         count = len(result.cropped_faces)
+        result.weights = [wishes.weight_of(number) for number in result.numbers]
         result.eased = [False] * count
         return _Pending(result, [None] * count, count)
 
@@ -340,7 +341,7 @@ class LAFRer:
         batch: list[tuple[_Pending, int]] = []
         weight = wishes.weight
         while waiting and len(batch) < self._runner.batch_size:
-            own = wishes.weight_of(waiting[0][0].result.numbers[waiting[0][1]])
+            own = waiting[0][0].result.weights[waiting[0][1]]
             if batch and own != weight and self._fidelity == "network":
                 break  # its forward takes one weight for all
             weight = own
@@ -366,7 +367,7 @@ class LAFRer:
         if result.error is not None or result.input_img is None:
             return result
         try:
-            tones = [wishes.weight_of(number) if self._fidelity == "tones" else 0.0 for number in result.numbers]
+            tones = result.weights if self._fidelity == "tones" else [0.0] * len(result.weights)
             outputs = [output for output in pending.outputs if output is not None]
             self.composer.finish_faces(result, outputs, tones, wishes.keep_identity)
             if wishes.paste_back:

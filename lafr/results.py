@@ -43,6 +43,7 @@ class RestoredPhoto:
         restored_faces: (S, S, 3) BGR of the photo's type.
         found: every face of the photo, left to right. A face's number is its place here.
         numbers: places of the restored faces in `found`; 0 for an aligned face. Empty stands for 0, 1, ...
+        weights: what was asked for each face; see `lafr.LAFRer.enhance`.
         tones: 0 to 1, how closely each face follows the photo, after easing; 1 where it was left as it was.
         eased: whether its `tones` were raised to keep the identity.
         identities: figure of the identity net for each face before and after; empty where it was not measured. See
@@ -50,6 +51,7 @@ class RestoredPhoto:
         restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
         restored_alpha: (H * upscale, W * upscale) or None.
         photo: the photo as read, with its metadata.
+        output: the file of the whole photo, or of an aligned photo's face, once it is written.
         error: why this photo was not restored, or None.
     """
 
@@ -63,12 +65,14 @@ class RestoredPhoto:
     restored_faces: list[np.ndarray] = field(default_factory=list)
     found: list[FoundFace] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     tones: list[float] = field(default_factory=list)
     eased: list[bool] = field(default_factory=list)
     identities: list[float] = field(default_factory=list)
     restored_img: np.ndarray | None = None
     restored_alpha: np.ndarray | None = None
     photo: Photo | None = None
+    output: Path | None = None
     error: Exception | None = None
 
     def or_raise(self) -> RestoredPhoto:
@@ -119,7 +123,7 @@ class ResultFolder:
         Args:
             path: the photo's file, whose format `auto` keeps.
             name: name of the results, without a suffix.
-            result: of the restorer; its `error` is None.
+            result: of the restorer; its `error` is None. Its `output` is set.
 
         Raises:
             ImageError: a file cannot be written.
@@ -133,7 +137,8 @@ class ResultFolder:
             if "cmp" in self.face_folders:
                 write_image(self._face_path("cmp", name, index), np.hstack((crop, face)), icc_profile=profile)
             if self.aligned or "restored_faces" in self.face_folders:
-                write_image(self._face_path("restored_faces", name, index), face, icc_profile=profile)
+                file = write_image(self._face_path("restored_faces", name, index), face, icc_profile=profile)
+                result.output = file if self.aligned else None
         image = result.restored_img
         if image is None or photo is None:
             return
@@ -141,7 +146,7 @@ class ResultFolder:
             for number, found in enumerate(result.found):
                 matrix = align_matrix(found.landmarks, result.face_size)
                 draw_box(image, matrix, result.face_size, result.scale, number, number in result.numbers)
-        write_image(
+        result.output = write_image(
             self.out / "restored_imgs" / f"{name}{self._tail}{self._extension(path, image)}",
             image,
             alpha=result.restored_alpha,

@@ -149,7 +149,8 @@ def test_aligned_faces(script: ModuleType, tmp_path: Path, flag: str, capsys: py
     cv2.imwrite(str(source), color(height=90, width=90))
     command = ["-i", str(source.parent), "-o", str(tmp_path / "out"), flag]
     assert script.main(command) == 0
-    assert files(tmp_path / "out") == ["cmp/f_00.png", "cropped_faces/f_00.png", "restored_faces/f_00.png"]
+    faces = ["cmp/f_00.png", "cropped_faces/f_00.png", "restored_faces/f_00.png"]
+    assert files(tmp_path / "out") == sorted([*faces, "report.csv", "report.json"])
     assert read_image(tmp_path / "out" / "cmp" / "f_00.png").bgr.shape == (64, 128, 3)
     assert script.main(command) == 0
     assert "skipped" in capsys.readouterr().out

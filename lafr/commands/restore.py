@@ -1,8 +1,9 @@
 """Restore the faces of photos: a file or a folder in, a folder of results out.
 
 Results: restored_imgs/NAME.EXT (whole photos), restored_faces/ and cropped_faces/NAME_00.png (each face after and
-before), cmp/NAME_00.png (both side by side). What is there already is not done again, so an interrupted run is
-continued by the same command. Exit status: 0, all done; 1, a photo failed or had no face; 2, nothing could be done.
+before), cmp/NAME_00.png (both side by side), report.json and report.csv (every face found, and its identity). What is
+there already is not done again, so an interrupted run is continued by the same command. Exit status: 0, all done; 1, a
+photo failed or had no face; 2, nothing could be done.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -119,17 +120,24 @@ def run(args: argparse.Namespace) -> int:
         for path in done:
             print(f"{path}: skipped, its result exists (--overwrite does it again)")
         restorer = build_restorer(args) if todo else None
+        results: Iterator[RestoredPhoto] = iter(())
+        if restorer is not None:
+            results = restorer.enhance_many(todo, has_aligned=args.aligned, **options)
     except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
         return _stop(str(error))
     counts: Counter[str] = Counter(skipped=len(done))
     if restorer is not None:
         try:
-            _restore(args, options, restorer, files, {path: names[path] for path in todo}, samples, counts)
+            _restore(
+                args, restorer, zip(todo, results, strict=True), files, {p: names[p] for p in todo}, samples, counts
+            )
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             return 130
     restored = f"{counts['faces']} faces restored, {counts['faceless']} photos without a face"
     rest = f"{counts['skipped']} skipped, {counts['failed']} failed"
+    if counts["changed"]:
+        rest += f"; {counts['changed']} faces may no longer show the same person (report.json; see --keep_identity)"
     print(f"{counts['photos']} photos written ({restored}), {rest}. Results: {args.output}")
     for path in samples:
         print(f"input | restored | original: {args.output / 'cmp' / path.name}")
@@ -185,38 +193,45 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
 
 def _restore(
     args: argparse.Namespace,
-    options: dict[str, Any],
     restorer: LAFRer,
+    results: Iterable[tuple[Path, RestoredPhoto]],
     files: ResultFolder,
-    todo: dict[Path, str],
+    names: dict[Path, str],
     samples: dict[Path, Sample],
     counts: Counter[str],
 ) -> None:
+    from lafr.report import Report, photo_entry
     from lafr.results import write_behind
 
-    results = restorer.enhance_many(todo, has_aligned=args.aligned, **options)
+    composer = restorer.composer
+    about = {"model": args.model, "keep_identity": args.keep_identity, "identity_threshold": composer.least_identity}
+    report = Report(args.output, about)
 
-    def write(named: tuple[Path, str], result: RestoredPhoto) -> None:
-        path, name = named
-        files.write(path, name, result)
+    def write(path: Path, result: RestoredPhoto) -> None:
+        files.write(path, names[path], result)
         if path in samples:
             _write_comparison(args, samples[path], result)
 
-    with logging_redirect_tqdm(), tqdm(total=len(todo), desc="Restoring", unit="photo") as progress:
-        named = zip(todo.items(), results, strict=True)
-        for (path, _), result, unwritten in write_behind(named, write, restorer.threads):
-            error = result.error or unwritten
-            if error is not None:  # the rest of the folder goes on
-                message = str(error) or type(error).__name__
-                progress.write(message if str(path) in message else f"{path}: {message}", file=sys.stderr)
-                counts["failed"] += 1
-            else:
-                counts["photos"] += 1
-                counts["faces"] += len(result.restored_faces)
-                if not result.restored_faces:
-                    progress.write(f"{path}: no face found; the photo is enlarged only", file=sys.stderr)
-                    counts["faceless"] += 1
-            progress.update()
+    try:
+        with logging_redirect_tqdm(), tqdm(total=len(names), desc="Restoring", unit="photo") as progress:
+            for path, result, unwritten in write_behind(results, write, restorer.threads):
+                error = result.error = result.error or unwritten
+                report.note(photo_entry(path, result, composer))
+                if error is not None:  # the rest of the folder goes on
+                    message = str(error) or type(error).__name__
+                    progress.write(message if str(path) in message else f"{path}: {message}", file=sys.stderr)
+                    counts["failed"] += 1
+                else:
+                    counts["photos"] += 1
+                    counts["faces"] += len(result.restored_faces)
+                    counts["changed"] += sum(figure < composer.least_identity for figure in result.identities)
+                    if not result.restored_faces:
+                        what = f"none of {len(result.found)} faces was chosen" if result.found else "no face found"
+                        progress.write(f"{path}: {what}; the photo is enlarged only", file=sys.stderr)
+                        counts["faceless"] += 1
+                progress.update()
+    finally:
+        report.write()
 
 
 def _write_comparison(args: argparse.Namespace, sample: Sample, result: RestoredPhoto) -> None:
