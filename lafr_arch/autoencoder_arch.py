@@ -7,6 +7,7 @@ or with this one. Built for CPUs: pixel-unshuffle instead of full-resolution con
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -85,8 +86,8 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         eighth, quarter, *halves = decoder_widths
         to_image: list[nn.Module] = [nn.SiLU(), nn.Conv2d(quarter, 48, 3, padding=1), nn.PixelShuffle(4)]
         for half in halves:
-            to_image = [nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2), ResidualBlock(half), nn.SiLU()]
-            to_image += [nn.Conv2d(half, 12, 3, padding=1), nn.PixelShuffle(2)]
+            to_image = [nn.SiLU(), nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2)]
+            to_image += [ResidualBlock(half), nn.SiLU(), nn.Conv2d(half, 12, 3, padding=1), nn.PixelShuffle(2)]
         # Layers whose output a FidelityPath carries from the encoder (fine to coarse) to the decoder (coarse to fine).
         self._encoder_taps = (1 + encoder_blocks, 2 + 2 * encoder_blocks)
         self._decoder_taps = (0, 2 + decoder_blocks)
@@ -99,6 +100,41 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             *_residual_blocks(quarter, decoder_blocks),
             *to_image,
         )
+
+    @torch.no_grad()
+    def grown(self, half: int) -> MiniAutoencoder:
+        """The same function with a further size in the decoder, whose new layers do nothing until they are trained.
+
+        What the last layer gave goes through the new ones as x and as -x, since silu(x) - silu(-x) = x.
+
+        Args:
+            half: channels at 1/2 of the image's size, at least 24.
+
+        Raises:
+            ValueError: the decoder has that size already, or ``half`` is too small.
+        """
+        if len(self.config.decoder_widths) != 2 or half < 24:
+            raise ValueError(f"MiniAutoencoder: cannot grow by {half} channels: needs two widths, and 24 channels")
+        config = {k: v for k, v in self.config.items() if not k.startswith("_")}
+        grown = MiniAutoencoder(**{**config, "decoder_widths": (*self.config.decoder_widths, half)})
+        first = len(self.decoder) - 2
+        state = self.state_dict()
+        grown.load_state_dict({k: v for k, v in state.items() if not k.startswith(f"decoder.{first}.")}, strict=False)
+        layers = (self.decoder[first], grown.decoder[first], grown.decoder[first + 4])
+        last, widen, to_pixels = (cast(nn.Conv2d, layer) for layer in layers)
+        kernel = last.weight.shape[1:]
+        # Channel c * 16 + (2 i + k) * 4 + 2 j + l of the old layer is pixel (2 i + k, 2 j + l) of colour c.
+        weight = last.weight.view(3, 2, 2, 2, 2, *kernel).permute(0, 2, 4, 1, 3, 5, 6, 7).reshape(12, 4, *kernel)
+        bias = cast(Tensor, last.bias).view(3, 2, 2, 2, 2).permute(0, 2, 4, 1, 3).reshape(12, 4)
+        pixels, taps = torch.zeros_like(to_pixels.weight), range(12)
+        for sign, start in ((1, 0), (-1, 12)):
+            rows = slice(start, start + 12)
+            widen.weight.view(half, 4, *kernel)[rows] = sign * weight
+            cast(Tensor, widen.bias).view(half, 4)[rows] = sign * bias
+            pixels[taps, [start + c for c in taps], 1, 1] = sign
+        to_pixels.weight.copy_(pixels)
+        cast(Tensor, to_pixels.bias).zero_()
+        return grown
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Images (B, 3, H, W) in [-1, 1] -> distribution of latents (B, latent_channels, H / 8, W / 8)."""

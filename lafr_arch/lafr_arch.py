@@ -195,14 +195,10 @@ class LAFRNet(nn.Module):
         if alignment is not None:
             self.alignment = build_network({"latent_channels": vae.config.latent_channels, **alignment})
         self.ip_adapter = ip_adapter
-        self.fidelity_config = None if fidelity is None else dict(fidelity)
+        self.fidelity_config: dict[str, Any] | None = None
         self.fidelity: FidelityPath | None = None
         if fidelity is not None:
-            if not hasattr(vae, "fusion_channels"):
-                raise ValueError(
-                    f"network_g: fidelity: a {type(vae).__name__} offers no maps of its encoder; leave it out"
-                )
-            self.fidelity = FidelityPath(*vae.fusion_channels, **fidelity)
+            self._set_fidelity(fidelity)
         self.prediction_type = prediction_type
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
@@ -212,6 +208,13 @@ class LAFRNet(nn.Module):
         self.dtype = self.decoder_dtype = torch.float32
         # What a copy made by for_inference runs for each block and convolution.
         self.inference_plan: dict[str, str] = {}
+
+    def _set_fidelity(self, fidelity: Mapping[str, Any]) -> None:
+        if not hasattr(self.vae, "fusion_channels"):
+            name = type(self.vae).__name__
+            raise ValueError(f"network_g: fidelity: a {name} offers no maps of its encoder; leave it out")
+        self.fidelity_config = dict(fidelity)
+        self.fidelity = FidelityPath(*self.vae.fusion_channels, **fidelity)
 
     def _load_alignment(self, path: str) -> None:
         if self.alignment is None:
@@ -382,21 +385,3 @@ class LAFRNet(nn.Module):
         """The network's parts in the order of their use, by name."""
         parts = (self.vae, self.alignment, self.unet, self.fidelity, self.decoder)
         return tuple(zip(("vae", "alignment", "unet", "fidelity", "decoder"), parts, strict=True))
-
-
-@ARCH_REGISTRY.register()
-class DeployedLAFRNet(LAFRNet):
-    """A deployed network as ``network_g`` of an option file: ``{type: DeployedLAFRNet, folder: FOLDER}``.
-
-    With ``lora`` stage 2 goes on from it, without the base model that it was made of.
-
-    Args:
-        folder: what :meth:`LAFRNet.save_pretrained` or ``lafr export`` wrote.
-        lora: as for :class:`LAFRNet`.
-    """
-
-    def __init__(self, folder: str, lora: Mapping[str, Any] | None = None) -> None:
-        nn.Module.__init__(self)
-        self._read_deployed(folder)
-        if lora is not None:
-            add_lora(self.unet, **lora)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from base_models import assert_close_in_range, write_mini_prior, write_stable_diffusion
+from lafr_arch.autoencoder_arch import MiniAutoencoder
+from lafr_arch.deployed_arch import DeployedLAFRNet
 from lafr_arch.fidelity_arch import FidelityPath
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_arch.sizes import network_sizes
@@ -93,3 +95,43 @@ def test_what_does_not_fit_is_said(mini: str, tmp_path: Path):
     base = write_stable_diffusion(tmp_path / "sd")
     with pytest.raises(ValueError, match="offers no maps"):
         LAFRNet(str(base), fidelity={"widths": [16, 16]})
+
+
+def test_a_decoder_grows_without_a_change(faces: Tensor):
+    torch.manual_seed(0)
+    small = MiniAutoencoder(encoder_widths=(8, 8), decoder_widths=(16, 16), decoder_blocks=1)
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    grown = small.grown(24)
+    with torch.no_grad():
+        latent = small.encode(faces).latent_dist.mean
+        assert_close_in_range(grown.decode(latent).sample, small.decode(latent).sample, 1e-5)
+        torch.testing.assert_close(grown.encode(faces).latent_dist.mean, latent)
+    with pytest.raises(ValueError, match="cannot grow by 16"):
+        small.grown(16)
+    with pytest.raises(ValueError, match="needs two widths"):
+        grown.grown(24)
+
+
+def test_stage_2_goes_on_from_a_deployed_folder_at_another_size(mini: str, faces: Tensor, tmp_path: Path):
+    before = LAFRNet(**options(mini, fidelity=None)).eval()
+    before.save_pretrained(tmp_path / "before")
+    more = {"fidelity": {"widths": [16, 16]}, "grow_decoder": 32, "image_size": 64, "train_decoder": True}
+    net = DeployedLAFRNet(str(tmp_path / "before"), train_unet=True, **more)
+    trained = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
+    assert trained == {"vae", "unet", "fidelity"}
+    assert net.image_size == 64
+    net.eval()
+    with torch.no_grad():
+        assert_close_in_range(net(faces), before(faces))
+    net.train()(faces).square().mean().backward()
+    stir(net).eval().save_pretrained(tmp_path / "after")
+    again = DeployedLAFRNet(str(tmp_path / "after"))
+    assert again.image_size == 64
+    assert not any(p.requires_grad for p in again.parameters())
+    with torch.no_grad():
+        assert_close_in_range(again(faces), net(faces))
+    with pytest.raises(ValueError, match="already"):
+        DeployedLAFRNet(str(tmp_path / "after"), fidelity={"widths": [16, 16]})
+    with pytest.raises(ValueError, match="exclude"):
+        DeployedLAFRNet(str(tmp_path / "after"), lora={"rank": 2, "targets": "conv"}, train_unet=True)
