@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lafr import register
-from lafr_models.launcher import patch_training
+from lafr_models.launcher import patch_training, run_pipeline
 from lafr_models.options import output_root
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     patch_training()
     from basicsr.test import test_pipeline
 
-    test_pipeline(output_root(Path(__file__).resolve().parents[1]))
+    run_pipeline(test_pipeline, output_root(Path(__file__).resolve().parents[1]))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from lafr_base.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, transform
 from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
 
 from .degradations import build_degradation, degrade
 from .samplers import item_generator
-from .sources import FaceImages, OptionMap, to_tensor
+from .sources import FaceDataset, FaceImages, OptionMap, to_tensor
 
 MIRROR = [1, 0, 2, 4, 3]  # the points change sides when a face is flipped
 TEXTURES = ("brick", "chelsea", "coffee", "coins", "grass", "gravel", "page", "retina", "rocket", "text")
@@ -58,7 +57,7 @@ def load_textures() -> list[NDArray[np.uint8]]:
 
 
 @DATASET_REGISTRY.register()
-class FacePointDataset(Dataset[dict[str, Any]]):
+class FacePointDataset(FaceDataset):
     """Crops with five landmarks, or without a face, made from FFHQ-aligned square face photos.
 
     A face's landmarks are FFHQ's template scaled to the photo, or what a JSON file says of it, which fits faces in
@@ -81,7 +80,7 @@ class FacePointDataset(Dataset[dict[str, Any]]):
         max_shift: largest shift of a face, fraction of the crop's side, in x and y. Default 0.15.
         max_zoom: largest factor of a face's size, up and down. Default 1.4.
         items_per_photo: length of the set, in items a photo. Default 1.
-        n_images, n_images_seed, cache, io_backend, seed: as in FaceDegradationDataset.
+        n_images, n_images_seed, cache, check_images, io_backend, seed: as in FaceDegradationDataset.
 
     Raises:
         FileNotFoundError: no images at ``dataroot_gt``.
@@ -103,6 +102,7 @@ class FacePointDataset(Dataset[dict[str, Any]]):
         landmarks = options.get("landmarks")
         self._landmarks = {} if landmarks is None else load_landmarks(landmarks)
         self._photos = FaceImages(options, "dataroot_gt", options.integer("photo_size", 256))
+        self.sources = (self._photos,)
         options.finish()
         self._textures = load_textures()
 

@@ -12,14 +12,13 @@ import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lafr_base.face_crops import crop_matrix
 from lafr_base.option_map import OptionMap
 
 from .degradations import build_degradation, degrade
 from .samplers import item_generator
-from .sources import FaceImages, to_tensor
+from .sources import FaceDataset, FaceImages, to_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Jitter:
 
 
 @DATASET_REGISTRY.register()
-class FaceDegradationDataset(Dataset[dict[str, Any]]):
+class FaceDegradationDataset(FaceDataset):
     """High-quality faces and copies degraded at random; horizontal flip is the only augmentation.
 
     An item is ``lq`` and ``gt`` (3, H, W), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``. It is a
@@ -89,6 +88,7 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
             latents can be kept too (``train: latent_cache``).
         n_images, n_images_seed: random subset and its seed. Default all, 0.
         cache: keep the decoded images in memory (3 bytes a pixel). Default false.
+        check_images: read every image once before a run, so that a broken one does not end it later. Default true.
         io_backend: ``{type: disk}`` or ``{type: lmdb}``. Default by the path's end.
         seed: seed of flip, crop, degradation and order. Default 0.
 
@@ -114,6 +114,7 @@ class FaceDegradationDataset(Dataset[dict[str, Any]]):
         self._degradation = None if gt_only else build_degradation(degradation, size)
         self._faces = FaceImages(options, "dataroot_gt", size)
         self._shares = self._sampling(options.get("sampling"))
+        self.sources = (self._faces,)
         options.finish()
 
     def _sampling(self, option: Mapping[str, float] | None) -> NDArray[np.float64] | None:

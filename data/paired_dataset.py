@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
 
 from lafr_base.option_map import OptionMap
 
 from .samplers import item_generator
-from .sources import FaceImages, to_tensor
+from .sources import FaceDataset, FaceImages, to_tensor
 
 
 def check_pairs(lq: list[str], gt: list[str]) -> None:
@@ -35,7 +34,7 @@ def check_pairs(lq: list[str], gt: list[str]) -> None:
 
 
 @DATASET_REGISTRY.register()
-class PairedFaceDataset(Dataset[dict[str, Any]]):
+class PairedFaceDataset(FaceDataset):
     """LQ and GT faces matched by file name without suffix (with its folder, where folders are nested).
 
     An item is ``lq`` and ``gt`` (3, H, W), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``.
@@ -46,6 +45,7 @@ class PairedFaceDataset(Dataset[dict[str, Any]]):
             are, and then a pair must be of one size.
         use_hflip: flip half of the pairs. Default false.
         n_images, n_images_seed: random subset and its seed. Default all, 0.
+        check_images: as in FaceDegradationDataset.
         cache: keep the decoded images in memory (3 bytes a pixel). Default false.
         io_backend: ``{type: disk}`` or ``{type: lmdb}``, for both. Default by the path's end.
         seed: seed of flip and order. Default 0.
@@ -64,6 +64,7 @@ class PairedFaceDataset(Dataset[dict[str, Any]]):
         size = options.optional_integer("image_size", minimum=8)
         self._lq = FaceImages(options, "dataroot_lq", size)
         self._gt = FaceImages(options, "dataroot_gt", size)
+        self.sources = (self._lq, self._gt)
         options.finish()
         check_pairs(self._lq.all_keys, self._gt.all_keys)
 

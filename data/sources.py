@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
+from lafr_base.images import ImageError, decode_image
 from lafr_base.option_map import OptionMap
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -205,7 +208,8 @@ def fit(image: NDArray[Any], size: int | None) -> NDArray[Any]:
 class FaceImages:
     """The faces a dataset draws from: a source, the chosen subset, one size, and a cache if wanted.
 
-    Options read: ``n_images`` and ``n_images_seed`` (default all, 0), ``cache`` (default false).
+    Options read: ``n_images`` and ``n_images_seed`` (default all, 0), ``cache`` (default false), ``check_images``
+    (default true; whether a check before a run looks for broken ones).
 
     Args:
         options: the dataset's options.
@@ -218,6 +222,7 @@ class FaceImages:
         seed = options.integer("n_images_seed", default=0, minimum=0)
         self._positions = choose(self._source.keys, options.optional_integer("n_images"), seed)
         self._size = size
+        self._check = options.flag("check_images", True)
         # Held by the dataset before its workers are forked, so that they share one copy.
         self._cache: list[NDArray[Any]] | None = None
         if options.flag("cache"):
@@ -249,9 +254,42 @@ class FaceImages:
         pixels = self._read(index) if self._cache is None else self._cache[index]
         return pixels.astype(np.float32) / 255
 
+    def broken(self) -> list[str]:
+        """Return the paths of the chosen images that cannot be read whole; reads them all, unless told not to."""
+        if not self._check:
+            return []
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            whole = list(pool.map(self._is_whole, range(len(self))))
+        return [self.path(index) for index, good in enumerate(whole) if not good]
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            # OpenCV, which reads them later, decodes what there is of a file that was cut off without a word.
+            return decode_image(self._source.encoded(self._positions[index]), self.path(index)).damage is None
+        except ImageError:
+            return False
+
     def _read(self, index: int) -> NDArray[Any]:
         encoded = self._source.encoded(self._positions[index])
         return fit(decode(encoded, self.path(index)), self._size)
+
+
+class FaceDataset(Dataset[dict[str, Any]]):
+    """Base of the datasets that read faces.
+
+    Attributes:
+        sources: where they are read from.
+    """
+
+    sources: tuple[FaceImages, ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def broken_images(self) -> list[str]:
+        """Return the paths of the images that cannot be read whole; they are read for it."""
+        return [path for source in self.sources for path in source.broken()]
 
 
 def to_tensor(image: NDArray[Any]) -> Tensor:

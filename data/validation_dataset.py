@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
 
 from lafr_base.option_map import OptionMap
 
 from .degradations import build_degradation, degrade
-from .sources import FaceImages, to_tensor
+from .sources import FaceDataset, FaceImages, to_tensor
 
 
 def name_generator(name: str, seed: int) -> np.random.Generator:
@@ -30,7 +29,7 @@ def name_generator(name: str, seed: int) -> np.random.Generator:
 
 
 @DATASET_REGISTRY.register()
-class ValidationFaceDataset(Dataset[dict[str, Any]]):
+class ValidationFaceDataset(FaceDataset):
     """High-quality faces with an LQ copy that is a function of file name and ``seed`` and nothing else.
 
     An item is ``lq`` and ``gt`` (3, H, W), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``. Folder and
@@ -42,6 +41,7 @@ class ValidationFaceDataset(Dataset[dict[str, Any]]):
         degradation: preset name, or mapping with ``preset`` and overrides. Default celeba_x4.
         seed: seed of the degradation. Default 0.
         n_images, n_images_seed: random subset and its seed. Default all, 0.
+        check_images: as in FaceDegradationDataset.
         cache: keep the decoded images in memory (3 bytes a pixel). Default false.
         io_backend: ``{type: disk}`` or ``{type: lmdb}``. Default by the path's end.
 
@@ -57,6 +57,7 @@ class ValidationFaceDataset(Dataset[dict[str, Any]]):
         size = options.integer("image_size", minimum=8)
         self._degradation = build_degradation(options.get("degradation", "celeba_x4"), size)
         self._faces = FaceImages(options, "dataroot_gt", size)
+        self.sources = (self._faces,)
         options.finish()
 
     def __len__(self) -> int:

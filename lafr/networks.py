@@ -17,7 +17,7 @@ def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.devic
 
     Returns:
         A module that maps (B, 3, S, S) RGB in [0, 1] to the same and has S as `image_size`. Its attribute
-        `fidelity`, where it has one, says what the restorer's weight means for it: see `lafr.restorer.LAFRer`.
+        `weight_means`, where it has one, says what the restorer's weight means for it: see `lafr.restorer.LAFRer`.
 
     Raises:
         lafr.methods.MethodError: no such network, or a folder of results.
@@ -40,7 +40,7 @@ def _build(spec: MethodSpec) -> nn.Module:
 
         net: Any = LAFRNet.from_pretrained(str(spec.path))
         if spec.kind == "osediff":
-            net.fidelity = "none"
+            net.weight_means = "none"
         return net
     from lafr_arch import baseline_arch
 

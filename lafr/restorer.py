@@ -71,7 +71,7 @@ class LAFRer:
         device: "cpu", "cuda", ...; None or "auto" for a GPU where there is one.
         model: "mini", a folder (config.json, model.safetensors), "gfpgan:PATH", "codeformer:PATH",
             "restoreformer:PATH" or what else `lafr.methods` says, or a module that maps (B, 3, S, S) RGB in [0, 1] to
-            the same and has S as `image_size`. The module's attribute `fidelity` says what `weight` of `enhance` means
+            the same and has S as `image_size`. Its attribute `weight_means` says what `weight` of `enhance` means
             for it: "tones" (the default), "network" (its forward takes it as keyword `weight`) or "none".
         detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
         batch_size: faces that go through the network at once, of one photo or of several.
@@ -116,7 +116,7 @@ class LAFRer:
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = int(network.image_size)  # type: ignore[arg-type]
-        self._fidelity = str(getattr(network, "fidelity", "tones"))
+        self._weight_means = str(getattr(network, "weight_means", "tones"))
         self._runner = FaceRunner(network, self.device, batch_size, precision, compiled)
         if isinstance(detection_model, str):
             detection_model = build_detector(detection_model, device=str(self.device))
@@ -226,7 +226,7 @@ class LAFRer:
             choice = replace(choice, like=self._reference(choice.like), min_likeness=least)
         choice = replace(choice, center=True) if only_center_face else choice
         wishes = Wishes(has_aligned, paste_back and not has_aligned, weight, weights or {}, choice, keep_identity)
-        if self._fidelity == "none" and {weight, *wishes.weights.values()} != {0.5}:
+        if self._weight_means == "none" and {weight, *wishes.weights.values()} != {0.5}:
             logger.warning("weight %g has no effect: this network has no such knob, or its own is set", weight)
         return self._stream(images, wishes)
 
@@ -342,7 +342,7 @@ class LAFRer:
         weight = wishes.weight
         while waiting and len(batch) < self._runner.batch_size:
             own = waiting[0][0].result.weights[waiting[0][1]]
-            if batch and own != weight and self._fidelity == "network":
+            if batch and own != weight and self._weight_means == "network":
                 break  # its forward takes one weight for all
             weight = own
             pending, index = waiting.popleft()
@@ -350,7 +350,7 @@ class LAFRer:
             if pending.result.error is None:
                 batch.append((pending, index))
         crops = [to_unit_range(pending.result.cropped_faces[index]) for pending, index in batch]
-        options = {"weight": weight} if self._fidelity == "network" else {}
+        options = {"weight": weight} if self._weight_means == "network" else {}
         try:
             outputs: Sequence[np.ndarray | None] = self._runner([crop[..., ::-1] for crop in crops], **options)
         except Exception as error:
@@ -367,7 +367,7 @@ class LAFRer:
         if result.error is not None or result.input_img is None:
             return result
         try:
-            tones = result.weights if self._fidelity == "tones" else [0.0] * len(result.weights)
+            tones = result.weights if self._weight_means == "tones" else [0.0] * len(result.weights)
             outputs = [output for output in pending.outputs if output is not None]
             self.composer.finish_faces(result, outputs, tones, wishes.keep_identity)
             if wishes.paste_back:

@@ -33,11 +33,11 @@ class _Baseline(nn.Module):
         model: spandrel's network, (B, 3, 512, 512) RGB in [-1, 1] to a tuple that starts with the same.
         arguments: further arguments of its call.
         image_size: side of its faces in pixels.
-        fidelity: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means for this network: nothing.
+        weight_means: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means for this network: nothing.
     """
 
     image_size = IMAGE_SIZE
-    fidelity = "none"
+    weight_means = "none"
 
     def __init__(self, path: str, title: str, architecture: Callable[[], Any]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class CodeFormerBaseline(_Baseline):
         ValueError: the file holds something else, or ``weight`` is not within 0 to 1.
     """
 
-    fidelity = "network"
+    weight_means = "network"
 
     def __init__(self, path: str, weight: float | None = None) -> None:
         if weight is not None and not 0 <= weight <= 1:
@@ -110,7 +110,7 @@ class CodeFormerBaseline(_Baseline):
         super().__init__(path, "CodeFormer", _codeformer)
         self.weight = weight
         if weight is not None:
-            self.fidelity = "none"
+            self.weight_means = "none"
 
     def forward(self, lq: Tensor, weight: float = 0.5) -> Tensor:
         """Restore faces (B, 3, 512, 512) RGB in [0, 1] with fidelity weight ``weight``; the same shape and range."""
@@ -127,7 +127,7 @@ class BicubicBaseline(nn.Module):
         image_size: side of the result in pixels.
     """
 
-    fidelity = "none"
+    weight_means = "none"
 
     def __init__(self, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from lafr_base.option_keys import REQUIRED, Key, did_you_mean
 
 
 class OptionError(ValueError):
     """A key or value of an option file that cannot be used."""
 
 
-# Keys of a dataset's options that BasicSR's launcher and loader read, not the dataset.
-LOADER_KEYS = frozenset(
-    {
-        "name",
-        "type",
-        "phase",
-        "scale",
-        "batch_size_per_gpu",
-        "num_worker_per_gpu",
-        "dataset_enlarge_ratio",
-        "prefetch_mode",
-        "num_prefetch_queue",
-        "pin_memory",
-        "persistent_workers",
-    }
+LOADER = (
+    Key("name", str, REQUIRED, "what logs and folders of pictures call the set"),
+    Key("type", str, REQUIRED, "class of the dataset"),
+    Key("phase", str, None, "filled in: train, val or test"),
+    Key("scale", int, None, "filled in from the top level"),
+    Key("batch_size_per_gpu", int, None, "images that a process, or a GPU, takes at a time; needed in training"),
+    Key("num_worker_per_gpu", int, None, "processes that read images, for each process or GPU; needed in training"),
+    Key("dataset_enlarge_ratio", float, 1, "training: times that an epoch runs through the set"),
+    Key("prefetch_mode", Literal["cpu", "cuda"] | None, None, "training: fetch batches ahead; cuda needs pin_memory"),
+    Key("num_prefetch_queue", int, 1, "training: batches that `prefetch_mode: cpu` fetches ahead"),
+    Key("pin_memory", bool, False, "page-locked memory, from which a GPU copies faster"),
+    Key("persistent_workers", bool, False, "training: keep the processes that read from epoch to epoch"),
 )
+"""Keys of a dataset's options that BasicSR's launcher and loader read, not the dataset."""
+
+LOADER_KEYS = frozenset(key.name for key in LOADER)
 
 
 class OptionMap:
@@ -96,5 +98,7 @@ class OptionMap:
         """
         unknown = [key for key in self._opt if key not in LOADER_KEYS and key not in self._known]
         if unknown:
-            known = ", ".join(sorted(self._known))
-            raise ValueError(f"{self._kind}: unknown option {', '.join(unknown)}; the options are {known}")
+            known = sorted(self._known)
+            hint = did_you_mean(unknown[0], [*known, *LOADER_KEYS]) if len(unknown) == 1 else ""
+            hint = hint or f"; the options are {', '.join(known)}"
+            raise ValueError(f"{self._kind}: unknown option {', '.join(unknown)}{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -45,7 +46,7 @@ class PatchAdversarialLoss(nn.Module):
     def __init__(
         self,
         loss_weight: float = 1.0,
-        objective: str = "hinge",
+        objective: Literal["hinge", "logistic"] = "hinge",
         adaptive: bool = False,
         max_ratio: float = 1e4,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class FeatureLoss(FrozenLoss):
         path: str | None = None,
         layers: Sequence[int] | None = None,
         layer_weights: Sequence[float] | None = None,
-        distance: str = "l2",
+        distance: Literal["l1", "l2"] = "l2",
         input_size: int | None = None,
         loss_weight: float = 1.0,
         network: nn.Module | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
@@ -61,8 +63,8 @@ class IdentityCLIPLoss(FrozenLoss):
     def __init__(
         self,
         model: str | None = None,
-        distance: str = "cos",
-        dtype: str = "float32",
+        distance: Literal["cos", "l2"] = "cos",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -125,7 +127,9 @@ class ArcFaceLoss(FrozenLoss):
     whole_face = True
     gray: Tensor
 
-    def __init__(self, path: str | None = None, distance: str = "cos", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, path: str | None = None, distance: Literal["cos", "l1", "l2"] = "cos", loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         check_choice("ArcFaceLoss", "distance", distance, ("cos", "l1", "l2"))
         (name,) = self.required_weights(path)
@@ -174,7 +178,9 @@ class MobileFaceNetLoss(FrozenLoss):
 
     whole_face = True
 
-    def __init__(self, path: str | None = None, distance: str = "cos", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, path: str | None = None, distance: Literal["cos", "l2"] = "cos", loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         check_choice("MobileFaceNetLoss", "distance", distance, ("cos", "l2"))
         (name,) = self.required_weights(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
@@ -57,7 +59,7 @@ class FacialStructureLoss(FrozenLoss):
         self,
         backend: str = "d3dfr",
         feature: str = "landmarks68",
-        distance: str = "cos",
+        distance: Literal["cos", "l2"] = "cos",
         net_path: str | None = None,
         face_model_path: str | None = None,
         loss_weight: float = 1.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -12,6 +12,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
+from lafr_base.option_keys import REQUIRED, Key
 from lafr_models.training import TrainingModel
 
 
@@ -31,12 +32,16 @@ class FacePointModel(TrainingModel):
     averaged network is written to ``experiments/NAME/aligner``.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("points_weight", float, REQUIRED, "weight of the points' mean absolute error, in fractions of the crop"),
+        Key("face_weight", float, REQUIRED, "weight of the cross-entropy of face or not"),
+    )
+
     def build(self) -> None:
         """Create the net and read the losses' weights."""
         self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
         if self.is_train:
-            train = self.opt["train"]
-            self.points_weight, self.face_weight = float(train["points_weight"]), float(train["face_weight"])
+            self.points_weight, self.face_weight = self.option("points_weight"), self.option("face_weight")
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         """Losses of the points and of the verdict."""

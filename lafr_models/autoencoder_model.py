@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
+from lafr_base.option_keys import Key
 from lafr_models.image_training import ImageTrainingModel
 
 
@@ -23,13 +24,17 @@ class AutoencoderModel(ImageTrainingModel):
     measured on the last training batches (about a hundred).
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("kl_weight", float, 0, "weight of the Kullback-Leibler divergence per latent element"),
+        Key("latent_noise", float, 0, "standard deviation of noise on the latents, relative to their own"),
+    )
+
     def build(self) -> None:
         self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
         if self.is_train:
-            train = self.opt["train"]
             self.build_image_losses()
-            self.kl_weight = float(train.get("kl_weight", 0))
-            self.latent_noise = float(train.get("latent_noise", 0))
+            self.kl_weight = self.option("kl_weight")
+            self.latent_noise = self.option("latent_noise")
             self.latent_square: Tensor | None = None
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:

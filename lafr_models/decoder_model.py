@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -14,7 +15,9 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from lafr_arch.decoder_arch import build_decoder
+from lafr_base.option_keys import REQUIRED, Key
 from lafr_models.image_training import ImageTrainingModel, random_part
+from lafr_models.stage_keys import NetworkKey
 
 _PSNR = {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False}
 
@@ -25,14 +28,7 @@ class LAFRDecoderModel(ImageTrainingModel):
 
     The teacher is a frozen LAFRNet or DeployedLAFRNet. Losses: the image losses of ``train:`` between the images that
     both decoders make of the same latent, against an optional critic (``network_d``) that takes the teacher's for
-    real. Further keys of ``train:``:
-
-    | key | meaning |
-    | --- | --- |
-    | restored_share | share of the latents that the teacher restores from ``lq``; the others are those of ``gt``; 0 |
-    | latent_noise | standard deviation of noise on the latents, relative to their own; 0 |
-    | gt_weight | weight of the same losses against ``gt``, for latents that are its; 0 |
-    | decode_crop | side, in latent positions, of the random part that is decoded; the whole latent by default |
+    real.
 
     Validation decodes the teacher's restoration of ``lq`` where ``restored_share`` is above 0, else the latent of
     ``lq`` itself. Besides the metrics, which compare with ``gt``, it logs ``psnr_to_teacher``, and ``psnr_of_teacher``
@@ -41,20 +37,33 @@ class LAFRDecoderModel(ImageTrainingModel):
     At the end, if the teacher has a UNet, it is written with the new decoder to ``experiments/NAME/deployed``.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("restored_share", float, 0, "share of the latents that the teacher restores from lq; the others are of gt"),
+        Key("latent_noise", float, 0, "standard deviation of noise on the latents, relative to their own"),
+        Key("gt_weight", float, 0, "weight of the same losses against gt, for latents that are its"),
+        Key("decode_crop", int, None, "side, in latent positions, of the random part that is decoded; all by default"),
+    )
+    NETWORKS: ClassVar[tuple[NetworkKey, ...]] = (
+        NetworkKey("network_g", Mapping, REQUIRED, "the decoder", filled=("latent_channels", "scaling_factor")),
+        NetworkKey("network_teacher", Mapping, None, "a LAFRNet or DeployedLAFRNet whose decoder is the teacher"),
+    )
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        faults = super().faults(opt)
+        if not opt.get("network_teacher"):
+            faults.append("network_teacher: is missing; give a LAFRNet or DeployedLAFRNet whose decoder is the teacher")
+        share = (opt.get("train") or {}).get("restored_share", 0)
+        if isinstance(share, (int, float)) and not 0 <= share <= 1:
+            faults.append(f"train: restored_share: {float(share)} is not in 0..1")
+        return faults
+
     def build(self) -> None:
-        options = self.opt.get("network_teacher")
-        if not options:
-            raise ValueError(
-                "network_teacher: is missing; give a LAFRNet or DeployedLAFRNet whose decoder is the teacher"
-            )
-        self.teacher: Any = build_network(options).eval().requires_grad_(False).to(self.device)
+        self.teacher: Any = build_network(self.opt["network_teacher"]).eval().requires_grad_(False).to(self.device)
         # Shares the teacher's weights.
         self.fast_teacher: Any = self.teacher.for_inference()
         self.net_g = self.model_to_device(build_decoder(self.opt["network_g"], self.teacher.vae.config))
-        train = self.opt.get("train") or {}
-        self.restored_share = float(train.get("restored_share", 0))
-        if not 0 <= self.restored_share <= 1:
-            raise ValueError(f"train: restored_share: {self.restored_share} is not in 0..1")
+        self.restored_share = self.option("restored_share")
         if self.restored_share > 0 and self.teacher.unet is None:
             raise ValueError("train: restored_share: network_teacher has no UNet to restore with (with_unet: false)")
         self.to_teacher: list[float] = []
@@ -62,8 +71,8 @@ class LAFRDecoderModel(ImageTrainingModel):
         if not self.is_train:
             return
         self.build_image_losses()
-        self.latent_noise = float(train.get("latent_noise", 0))
-        self.gt_weight = float(train.get("gt_weight", 0))
+        self.latent_noise = self.option("latent_noise")
+        self.gt_weight = self.option("gt_weight")
         self.decode_crop = self.decode_crop_option()
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.identity_arch import flip_invariant
+from lafr_base.option_keys import REQUIRED, Key
 from lafr_metrics.identity import separation
+from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import TrainingModel
 
 
@@ -30,19 +33,33 @@ class FaceIdentityModel(TrainingModel):
     to ``experiments/NAME/identity``.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("embedding_weight", float, REQUIRED, "weight of one minus the cosine of both embeddings"),
+        Key("relation_weight", float, REQUIRED, "weight of the cross-entropy of the batch: whose face is this?"),
+        Key("temperature", float, REQUIRED, "divides the cosines of that cross-entropy"),
+    )
+    NETWORKS: ClassVar[tuple[NetworkKey, ...]] = (
+        NetworkKey("network_teacher", Mapping, None, "the recognition net to learn from, such as MobileFaceNetFace"),
+    )
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        """Also a teacher that is missing."""
+        faults = super().faults(opt)
+        if opt.get("train") is not None and not opt.get("network_teacher"):
+            faults.append("network_teacher: is missing; give a recognition net, such as type: MobileFaceNetFace")
+        return faults
+
     def build(self) -> None:
         """Create the net and its teacher, and read the losses' weights."""
         self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
         if self.is_train:
-            train = self.opt["train"]
-            if not self.opt.get("network_teacher"):
-                raise ValueError("network_teacher: is missing; give a recognition net, such as type: MobileFaceNetFace")
             self.teacher = build_network(self.opt["network_teacher"]).to(self.device).eval().requires_grad_(False)
             self.embedding_weight, self.relation_weight = (
-                float(train["embedding_weight"]),
-                float(train["relation_weight"]),
+                self.option("embedding_weight"),
+                self.option("relation_weight"),
             )
-            self.temperature = float(train["temperature"])
+            self.temperature = self.option("temperature")
             self._targets: dict[str, Tensor] = {}
 
     def targets(self, data: dict[str, Any]) -> Tensor:

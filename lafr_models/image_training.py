@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
 from torch import Tensor
 
 from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.option_keys import Key
 from lafr_models.image_losses import ImageLosses
+from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import TrainingModel
 
 
 class ImageTrainingModel(TrainingModel):
     """A stage whose :meth:`losses` leave an image in ``output`` and what it should be in ``target``."""
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("gan_opt", Mapping, None, "the critic's loss; `start_iter` is the first iteration that has it"),
+        Key("*_opt", Mapping, None, "a loss between images, logged as `l_*`: its `type`, arguments and `loss_weight`"),
+        Key("optim_d", Mapping, None, "optimizer of the critic; needed by gan_opt"),
+    )
+    NETWORKS: ClassVar[tuple[NetworkKey, ...]] = (
+        NetworkKey("network_d", Mapping, None, "the critic; needed by gan_opt"),
+    )
+
     target: Tensor
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        """Also losses that are missing, or lack what they need."""
+        faults = super().faults(opt)
+        train = opt.get("train")
+        if train is None:
+            return faults
+        losses = [key for key, value in train.items() if key.endswith("_opt") and value is not None]
+        if not set(losses) - {"gan_opt"}:
+            faults.append("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
+        if "gan_opt" in losses:
+            needed = {"network_d": opt.get("network_d"), "train: optim_d": train.get("optim_d")}
+            faults += [f"{key} is missing: train: gan_opt needs it" for key, value in needed.items() if value is None]
+        return faults
 
     def build_image_losses(self) -> None:
         """Create ``self.image_losses`` of ``train:`` and, where one of them is adversarial, ``self.net_d``."""
@@ -30,7 +57,7 @@ class ImageTrainingModel(TrainingModel):
         Raises:
             ValueError: a loss needs the whole face.
         """
-        side: int | None = self.opt["train"].get("decode_crop")
+        side: int | None = self.option("decode_crop")
         if side is not None and self.image_losses.whole_face and not self.opt["train"].get("whole_face_every"):
             raise ValueError(
                 f"train: decode_crop: {', '.join(self.image_losses.whole_face)} need the whole face; leave it out, or "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.codebook import Codebook
-from lafr_models.latent_cache import LatentCache
+from lafr_base.option_keys import Key
+from lafr_models.latent_cache import LatentCache, cache_faults
 from lafr_models.latent_distance import LatentDistances, moment_distance
 from lafr_models.training import TrainingModel, log_sizes
 
@@ -31,20 +33,31 @@ class LAFRAlignModel(TrainingModel):
     after alignment.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("moment_weight", float, 0, "weight of the difference of the batch's channel means and covariances"),
+        Key("moment_start", int, 0, "last iteration without it"),
+        Key("reseed_every", int, 100, "iterations after which dead codes move onto features of the batch; 0: never"),
+        Key("reseed_until", int, None, "last iteration that moves dead codes; half of total_iter by default"),
+        Key("latent_cache", str, None, "folder to keep HQ latents in, and LQ latents with the dataset's n_draws"),
+    )
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        faults = [*super().faults(opt), *cache_faults(opt)]
+        if opt["network_g"].get("alignment") is None:
+            faults.append("network_g: alignment: stage 1 needs an alignment module to train")
+        return faults
+
     def build(self) -> None:
         net = build_network(self.opt["network_g"])
-        if net.alignment is None:
-            raise ValueError("network_g: alignment: stage 1 needs an alignment module to train")
         net.requires_grad_(False)
         net.alignment.requires_grad_(True)
         self.net_g = self.model_to_device(net)
         self.codebooks = [module for module in net.alignment.modules() if isinstance(module, Codebook)]
         if self.is_train:
-            train = self.opt["train"]
-            self.moment_weight = float(train.get("moment_weight", 0))
-            self.moment_start = int(train.get("moment_start", 0))
-            self.reseed_every = int(train.get("reseed_every", 100))
-            self.reseed_until = int(train.get("reseed_until", train["total_iter"] // 2))
+            self.moment_weight, self.moment_start = self.option("moment_weight"), self.option("moment_start")
+            self.reseed_every, until = self.option("reseed_every"), self.option("reseed_until")
+            self.reseed_until = self.opt["train"]["total_iter"] // 2 if until is None else until
             self.latent_cache = LatentCache.from_options(self.opt, net)
         log_sizes(self.opt["network_g"])
         self.distances: LatentDistances | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.lafr_arch import trains
+from lafr_base.option_keys import Key
 from lafr_models.image_training import ImageTrainingModel, cut, random_corner
 from lafr_models.training import log_sizes
 
@@ -37,19 +38,27 @@ class LAFRUNetModel(ImageTrainingModel):
     At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("latent_weight", float, 0, "weight of the L1 distance of the restored latents from those of gt"),
+        Key("decode_crop", int, None, "side, in latent positions, of the random part that is decoded; all by default"),
+        Key("decode_focus", float, 0, "share of these parts that are centred on an eye or a corner of the mouth"),
+        Key("whole_face_every", int, 0, "every so many steps a whole face is decoded, and losses of whole faces count"),
+        Key("train_alignment", bool, False, "train the alignment module, too"),
+    )
+
     def build(self) -> None:
         net = build_network(self.opt["network_g"])
         if net.alignment is not None:
-            net.alignment.requires_grad_(bool((self.opt.get("train") or {}).get("train_alignment", False)))
+            net.alignment.requires_grad_(self.option("train_alignment"))
         self.net_g = self.model_to_device(net)
         log_sizes(self.opt["network_g"])
         if not self.is_train:
             return
         self.build_image_losses()
-        self.latent_weight = float(self.opt["train"].get("latent_weight", 0))
+        self.latent_weight = self.option("latent_weight")
         self.decode_crop = self.decode_crop_option()
-        self.decode_focus = float(self.opt["train"].get("decode_focus", 0))
-        self.whole_face_every = int(self.opt["train"].get("whole_face_every", 0))
+        self.decode_focus = self.option("decode_focus")
+        self.whole_face_every = self.option("whole_face_every")
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         with torch.set_grad_enabled(trains(self.bare_g.vae.encoder)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def encoder_hash(net: Any) -> str:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+def cache_faults(opt: Mapping[str, Any]) -> list[str]:
+    """What of an option file makes every HQ latent new, so that ``train: latent_cache`` would only grow."""
+    if (opt.get("train") or {}).get("latent_cache") is None:
+        return []
+    faults = []
+    if opt["network_g"].get("sample_latent"):
+        faults.append("train: latent_cache: latents that are sampled (sample_latent) cannot be kept")
+    if ((opt.get("datasets") or {}).get("train") or {}).get("crop_size") is not None:
+        faults.append("train: latent_cache: latents of random crops (crop_size) cannot be kept")
+    return faults
 
 
 class LatentCache:
@@ -39,19 +52,11 @@ class LatentCache:
 
     @classmethod
     def from_options(cls, opt: dict[str, Any], net: Any) -> LatentCache | None:
-        """The cache that ``train: latent_cache: FOLDER`` asks for, or None.
-
-        Raises:
-            ValueError: the options make every HQ latent new, so that a cache would only grow.
-        """
+        """The cache that ``train: latent_cache: FOLDER`` asks for, or None."""
         folder = opt["train"].get("latent_cache")
         if folder is None:
             return None
-        if net.sample_latent:
-            raise ValueError("train: latent_cache: latents that are sampled (sample_latent) cannot be kept")
         dataset = (opt.get("datasets") or {}).get("train", {})
-        if dataset.get("crop_size") is not None:
-            raise ValueError("train: latent_cache: latents of random crops (crop_size) cannot be kept")
         return cls(folder, net, keep_lq=dataset.get("n_draws") is not None)
 
     @torch.no_grad()

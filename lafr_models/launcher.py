@@ -13,9 +13,13 @@ import logging
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lafr_base.option_map import OptionError
+from lafr_models.resuming import differences, training_options
 
 
 class IncompatibleBasicSRError(RuntimeError):
@@ -89,7 +93,7 @@ def _get_optimizer(self: Any, optim_type: str, params: Any, lr: float, **kwargs:
 def _message_logger(original: Any) -> Any:
     """BasicSR's logger of iterations, but with a remaining time that ends at 0 and not a step below it."""
 
-    class MessageLogger(original):  # type: ignore[misc]
+    class MessageLogger(original):
         def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
             super().__init__(opt, start_iter, tb_logger)
             self.max_iters += 1  # it counts the steps after the next one
@@ -116,10 +120,41 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"path: resume_state: {path} does not exist")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    opt["resume_differences"] = _compare_options(opt, path, state)
     check_resume(opt, state["iter"])
     opt["resume_position"] = {"epoch": state["epoch"], "iter": state["iter"]}
     return state
+
+
+def _compare_options(opt: dict[str, Any], path: str, state: dict[str, Any]) -> list[str]:
+    """Lines on what differs from the options that a state was saved with.
+
+    Raises:
+        OptionError: something that changes the training does, and ``path: resume_changed: true`` does not allow it.
+    """
+    saved = state.get("options")
+    if saved is None:
+        return [f"{path} holds no options to compare with: it is from before they were saved"]
+    changing, free = differences(saved, training_options(opt))
+    if changing and not opt["path"].get("resume_changed"):
+        lines = "".join(f"\n- {line}" for line in changing)
+        raise OptionError(
+            f"path: resume_state: {path} was saved with other options:{lines}\n"
+            "put them back, or take the option file's from here on with `path: resume_changed: true`"
+        )
+    return [f"{line} (the new value is taken)" for line in [*changing, *free]]
+
+
+def run_pipeline(pipeline: Callable[[str], None], root_path: str) -> None:
+    """Run BasicSR's training or testing; what is wrong with options or files ends it with a message and status 2."""
+    from lafr_base.weights import WeightsError
+
+    try:
+        pipeline(root_path)
+    except (OptionError, WeightsError) as error:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        sys.exit(2)
 
 
 def _dataloaders(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,23 +1,25 @@
 """Option files: YAML read without executing it, and the command line that BasicSR's users know.
 
 Differences from BasicSR 1.4.2's parser, whose flags and results are otherwise kept: a safe loader; ``1e-4`` is a
-number; ``--force_yml`` sets any value YAML can write, creates missing parents and executes nothing; unknown keys under
-``path:`` are errors (BasicSR would create a folder by that name).
+number; ``--force_yml`` sets any value YAML can write, creates missing parents and executes nothing; unknown keys are
+errors, and so is all else that can be known before a run (:mod:`lafr_models.startup`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lafr_base.option_map import OptionError as OptionError
+from lafr_models.option_paths import output_root as output_root
+from lafr_models.option_paths import resolve_paths
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,8 +33,6 @@ _Loader.add_constructor(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-
-PATH_KEYS = ("pretrain_network", "strict_load", "param_key", "resume_state", "ignore_resume_networks")
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -80,28 +80,23 @@ def override(opt: dict[str, Any], assignment: str) -> None:
 def complete(opt: dict[str, Any], root_path: str, is_train: bool) -> None:
     """Fill in the paths, phases and defaults that BasicSR's launcher expects; ``opt`` is changed in place.
 
+    Relative paths are resolved by :mod:`lafr_models.option_paths`.
+
     Raises:
-        OptionError: a required key is missing or a key under ``path:`` is unknown.
+        OptionError: a required key is missing.
     """
     required = ("name", "model_type", "datasets", "path") + (("train", "logger") if is_train else ("val",))
     for key in required:
         if opt.get(key) is None:
             raise OptionError(f"the option file lacks the key `{key}:`")
+    resolve_paths(opt)
     opt["is_train"] = is_train
     for name, dataset in opt["datasets"].items():
         dataset["phase"] = name.split("_")[0]
         if "scale" in opt:
             dataset["scale"] = opt["scale"]
-        for key in ("dataroot_gt", "dataroot_lq"):
-            if dataset.get(key) is not None:
-                dataset[key] = str(Path(dataset[key]).expanduser())
-    for key, value in opt["path"].items():
-        if not key.startswith(PATH_KEYS):
-            raise OptionError(f"path: {key} is unknown; known keys start with {', '.join(PATH_KEYS)}")
-        if value is not None and ("resume_state" in key or "pretrain_network" in key):
-            opt["path"][key] = str(Path(value).expanduser())
     if is_train:
-        root = Path(root_path) / "experiments" / opt["name"]
+        root = run_folder(opt, root_path)
         opt["path"].update(
             experiments_root=str(root),
             models=str(root / "models"),
@@ -119,6 +114,34 @@ def complete(opt: dict[str, Any], root_path: str, is_train: bool) -> None:
         opt["path"].update(results_root=str(root), log=str(root), visualization=str(root / "visualization"))
 
 
+def run_folder(opt: Mapping[str, Any], root_path: str | None = None) -> Path:
+    """Folder that a training writes to: ``experiments/NAME`` under ``root_path``, or where runs are written."""
+    return Path(root_path or output_root()) / "experiments" / str(opt.get("name"))
+
+
+def check(opt: dict[str, Any], root_path: str, is_train: bool) -> list[str]:
+    """Complete an option file's content, and return everything that is wrong with it; the plugin must be registered.
+
+    Args:
+        opt: the content as read; changed in place as :func:`complete` does it.
+        root_path: folder under which ``experiments/`` or ``results/`` are written.
+        is_train: training (``basicsr/train.py``) or testing (``basicsr/test.py``).
+    """
+    from lafr_models.option_check import option_faults
+    from lafr_models.startup import run_faults
+
+    as_read = option_faults(opt, is_train)
+    if not all(isinstance(opt.get(key), dict) for key in ("datasets", "path")) or "name" not in opt:
+        return as_read
+    if not all(isinstance(dataset, dict) for dataset in opt["datasets"].values()):
+        return as_read
+    try:
+        complete(opt, root_path, is_train)
+    except OptionError:
+        return as_read
+    return list(dict.fromkeys([*as_read, *run_faults(opt, tolerant=bool(as_read))]))
+
+
 def lafr_options(path: str | Path) -> dict[str, Any]:
     """Read an option file whose ``network_g`` is a LAFRNet built from a base model.
 
@@ -129,12 +152,8 @@ def lafr_options(path: str | Path) -> dict[str, Any]:
     network = opt.get("network_g")
     if not isinstance(network, dict) or network.get("type") != "LAFRNet" or not network.get("base_model"):
         raise OptionError(f"option file {path}: network_g must be of type LAFRNet and name a base_model")
+    resolve_paths(opt)
     return opt
-
-
-def output_root(default: Path) -> str:
-    """Folder under which experiments/, results/ and tb_logger/ are written: variable LAFR_ROOT, or ``default``."""
-    return str(Path(os.environ.get("LAFR_ROOT") or default).expanduser().resolve())
 
 
 def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
@@ -147,9 +166,6 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any]
     import torch
     from basicsr.utils import set_random_seed
     from basicsr.utils.dist_util import get_dist_info, init_dist
-
-    from lafr_base.weights import WeightsError
-    from lafr_models.startup import require_files
 
     parser = argparse.ArgumentParser(description="Train a model." if is_train else "Test a model.")
     parser.add_argument("-opt", type=str, required=True, help="option file (YAML)")
@@ -168,12 +184,12 @@ def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any]
             override(opt, assignment)
         if args.debug and not str(opt.get("name", "")).startswith("debug"):
             opt["name"] = f"debug_{opt.get('name')}"
-        complete(opt, root_path, is_train)
-        require_files(opt)
+        faults = check(opt, root_path, is_train)
     except OptionError as error:
         parser.error(str(error))
-    except WeightsError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    if faults:
+        head = "cannot start" if len(faults) == 1 else f"cannot start, for {len(faults)} reasons"
+        parser.exit(2, f"{parser.prog}: error: {args.opt}: {head}:\n" + "".join(f"- {fault}\n" for fault in faults))
 
     opt["dist"] = args.launcher != "none"
     if opt["dist"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -12,8 +13,10 @@ from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from lafr_base.option_keys import REQUIRED, Key
 from lafr_models.ema import trained_state
 from lafr_models.lafr_unet_model import LAFRUNetModel
+from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import save_whole
 
 
@@ -34,11 +37,25 @@ class OSEDiffModel(LAFRUNetModel):
     At the end the network is also written, deployed (LoRA merged, prompt folded), to ``experiments/NAME/deployed``.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("optim_vsd", Mapping, REQUIRED, "optimizer of the LoRA of network_vsd"),
+        Key("vsd_weight", float, 1, "weight of the distillation loss"),
+        Key("vsd_lora_weight", float, 1, "weight of the denoising loss of the LoRA of network_vsd"),
+    )
+    NETWORKS: ClassVar[tuple[NetworkKey, ...]] = (
+        NetworkKey("network_vsd", Mapping, None, "the network of the distillation", filled=("base_model", "prompt")),
+    )
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        faults = super().faults(opt)
+        if opt["network_g"].get("alignment") is not None:
+            faults.append("network_g: alignment: OSEDiff has none; leave it out, or train with LAFRUNetModel")
+        if opt.get("train") is not None and opt.get("network_vsd") is None:
+            faults.append("network_vsd: is missing; give {type: ScoreDistillation, lora: {rank: 4, targets: all}}")
+        return faults
+
     def build(self) -> None:
-        if self.opt["network_g"].get("alignment") is not None:
-            raise ValueError("network_g: alignment: OSEDiff has none; leave it out, or train with LAFRUNetModel")
-        if self.is_train and self.opt.get("network_vsd") is None:
-            raise ValueError("network_vsd: is missing; give {type: ScoreDistillation, lora: {rank: 4, targets: all}}")
         super().build()
         if not self.is_train:
             return
@@ -47,9 +64,7 @@ class OSEDiffModel(LAFRUNetModel):
         path = self.opt["path"].get("pretrain_network_vsd")
         if path is not None:
             self.load_network(self.net_vsd, path)
-        train = self.opt["train"]
-        self.vsd_weight = float(train.get("vsd_weight", 1))
-        self.vsd_lora_weight = float(train.get("vsd_lora_weight", 1))
+        self.vsd_weight, self.vsd_lora_weight = self.option("vsd_weight"), self.option("vsd_lora_weight")
         count = sum(p.numel() for p in self.net_vsd.parameters() if p.requires_grad)
         get_root_logger().info(f"ScoreDistillation: {count:,} parameters train, besides the network's")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.archs import build_network
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from torchvision.utils import make_grid, save_image
 
+from lafr_base.option_keys import Key
 from lafr_models.training import TrainingModel
 
 
@@ -25,10 +26,18 @@ class LatentPriorModel(TrainingModel):
     measures. At the end the prior is written to ``experiments/NAME/base_model`` in diffusers' layout.
     """
 
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("min_snr_gamma", float, 5, "largest weight of a timestep (min-SNR); 0: all weigh the same"),
+    )
+    VAL_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("n_samples", int, 16, "faces made from noise at a validation"),
+        Key("sample_steps", int, 50, "steps of DDIM that make them"),
+    )
+
     def build(self) -> None:
         self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
         if self.is_train:
-            self.min_snr_gamma = float(self.opt["train"].get("min_snr_gamma", 5))
+            self.min_snr_gamma = self.option("min_snr_gamma")
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         prior = self.bare_g
@@ -58,9 +67,9 @@ class LatentPriorModel(TrainingModel):
     @torch.no_grad()
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        count = int(self.opt["val"].get("n_samples", 16))
+        count = self.option("n_samples", "val")
         with self.averaged():
-            faces = self.bare_g.eval().sample(count, steps=int(self.opt["val"].get("sample_steps", 50)))
+            faces = self.bare_g.eval().sample(count, steps=self.option("sample_steps", "val"))
         self.bare_g.train()
         grid = make_grid(faces.cpu(), nrow=max(1, round(count**0.5)), padding=0)
         folder = Path(self.opt["path"]["visualization"]) / "samples"

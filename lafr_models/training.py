@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from basicsr.metrics import calculate_metric
-from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lafr_arch.sizes import format_sizes, network_sizes
 from lafr_base.files import share
+from lafr_base.option_keys import REQUIRED, Key
 from lafr_models.ema import ExponentialMovingAverage, load_trained, trained_state
-
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_PICTURES = 4
+from lafr_models.optimizing import AMP, training_faults
+from lafr_models.resuming import training_options
+from lafr_models.stage_keys import StageKeys
+from lafr_models.validating import ValidatingModel
 
 
 def save_whole(value: Any, path: str | Path) -> None:
@@ -42,36 +43,37 @@ def log_sizes(network_g: dict[str, Any]) -> None:
         get_root_logger().info(f"Parameters\n{format_sizes(network_sizes(network_g))}")
 
 
-class TrainingModel(BaseModel):
+class TrainingModel(StageKeys, ValidatingModel):
     """A BasicSR model that trains ``net_g``, perhaps against a discriminator ``net_d``.
 
-    A stage implements :meth:`build`, :meth:`losses` and :meth:`restore`. Keys of ``train:`` read here:
-
-    | key | meaning |
-    | --- | --- |
-    | optim_g, optim_d | ``type`` (a class of torch.optim), ``lr`` and its other arguments |
-    | scheduler | as in BasicSR; left out: constant learning rate |
-    | ema_decay | average of the trained parameters, used for validation and deployment; 0: none |
-    | accumulate | micro-batches each batch is cut into, to save memory; 1 |
-    | clip_grad_norm | largest norm of the gradient; 0: not clipped |
-    | amp | ``bf16`` or ``fp16`` autocast; left out: fp32 |
+    A stage implements :meth:`build`, :meth:`losses` and :meth:`restore`, and declares its options, as the class
+    attributes of :class:`~lafr_models.stage_keys.StageKeys` say.
 
     Randomness inside a step (noise, timesteps, crops) depends on ``manual_seed``, the iteration and the rank alone,
     so a resumed run continues as one that never stopped.
     """
 
-    net_g: Any
+    TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
+        Key("optim_g", Mapping, REQUIRED, "optimizer: `type` (a class of torch.optim), `lr` and its other arguments"),
+        Key("scheduler", Mapping, None, "learning rate over time, as in BasicSR; left out: it stays"),
+        Key("ema_decay", float, 0, "average of the trained parameters, for validation and deployment; 0: none"),
+        Key("accumulate", int, 1, "micro-batches each batch is cut into, to save memory"),
+        Key("clip_grad_norm", float, 0, "largest norm of an optimizer's gradient; 0: not clipped"),
+        Key("amp", str, None, "bf16 or fp16 autocast; left out: fp32"),
+    )
+
     net_d: Any = None
-    data: dict[str, Any]
-    output: Tensor
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
+        self._training_options = training_options(opt)  # as they are before BasicSR takes them apart
         self.log_dict: dict[str, float] = OrderedDict()
         self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
         self.ema: ExponentialMovingAverage | None = None
         self._bar: tqdm[Any] | None = None
-        self._resumed: dict[str, Any] = {}
+        faults = self.faults(opt)
+        if faults:
+            raise ValueError("\n".join(faults))
         self.build()
         self.bare_g = self.get_bare_model(self.net_g)
         path = self.opt["path"].get("pretrain_network_g")
@@ -79,6 +81,11 @@ class TrainingModel(BaseModel):
             self.load_network(self.net_g, path, self.opt["path"].get("strict_load_g", True), self._param_key())
         if self.is_train:
             self._init_training(path)
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        """Also what is wrong with the optimizers' options."""
+        return [*super().faults(opt), *training_faults(opt.get("train") or {})]
 
     # ---- what a stage defines -------------------------------------------------------------------------------------
 
@@ -89,10 +96,6 @@ class TrainingModel(BaseModel):
     @abstractmethod
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         """Weighted losses of one micro-batch, names starting with ``l_``; also sets ``self.output``."""
-
-    @abstractmethod
-    def restore(self, lq: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> the same size and range, for validation."""
 
     def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         """Losses of ``net_d`` on the micro-batch just seen by :meth:`losses`; none where there is no ``net_d``."""
@@ -115,27 +118,20 @@ class TrainingModel(BaseModel):
         return self.opt["path"].get("param_key_g", "params")
 
     def _init_training(self, pretrained: str | None) -> None:
-        train = self.opt["train"]
-        self.accumulate = int(train.get("accumulate", 1))
-        if self.accumulate < 1:
-            raise ValueError(f"train: accumulate: {self.accumulate} must be at least 1")
-        self.clip_grad_norm = float(train.get("clip_grad_norm", 0))
-        amp = train.get("amp")
-        if amp is not None and amp not in _AMP:
-            raise ValueError(f"train: amp: {amp} is unknown; use bf16, fp16 or leave it out")
-        self.amp_dtype = _AMP.get(amp)
+        self.accumulate = self.option("accumulate")
+        self.clip_grad_norm = self.option("clip_grad_norm")
+        amp = self.option("amp")
+        self.amp_dtype = AMP.get(amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
         self.net_g.train()
         self.optimizer_g = self._optimizer("optim_g", self.net_g)
         if self.net_d is not None:
             self.net_d.train()
             self.optimizer_d = self._optimizer("optim_d", self.net_d)
-        if train.get("scheduler") is not None:
+        if self.option("scheduler") is not None:
             self.setup_schedulers()
-        elif train.get("warmup_iter", -1) > 0:
-            raise ValueError("train: warmup_iter: a warm-up needs a `scheduler`")
-        if train.get("ema_decay", 0) > 0:
-            self.ema = ExponentialMovingAverage(self.bare_g, train["ema_decay"])
+        if self.option("ema_decay") > 0:
+            self.ema = ExponentialMovingAverage(self.bare_g, self.option("ema_decay"))
         trainable = sum(p.numel() for p in self.bare_g.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in self.bare_g.parameters()) - trainable
         get_root_logger().info(f"{type(self.bare_g).__name__}: {trainable:,} parameters train, {frozen:,} are frozen")
@@ -261,6 +257,7 @@ class TrainingModel(BaseModel):
             "scaler": self.scaler.state_dict(),
             "ema_steps": self.ema.steps if self.ema else 0,
             "best_metric_results": self.best_metric_results,
+            "options": self._training_options,
         }
         save_whole(state, Path(self.opt["path"]["training_states"]) / f"{current_iter}.state")
 
@@ -280,8 +277,17 @@ class TrainingModel(BaseModel):
         get_root_logger().info(f"{type(bare).__name__}: {count} tensors from {load_path} [{param_key}]")
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Continue from a saved training state: optimizers, schedulers, EMA, scaler, discriminator, best metrics."""
-        super().resume_training(resume_state)
+        """Continue from a saved training state: optimizers, schedulers, EMA, scaler, discriminator, best metrics.
+
+        With ``path: resume_changed: true`` learning rates and schedules are those of the option file, at the iteration
+        that the state has reached; otherwise they are the saved ones, which are the same.
+        """
+        for line in self.opt.get("resume_differences", []):
+            get_root_logger().warning(f"Resuming: {line}")
+        if self.opt["path"].get("resume_changed"):
+            self._resume_with_new_options(resume_state)
+        else:
+            super().resume_training(resume_state)
         self.scaler.load_state_dict(resume_state.get("scaler", {}) or self.scaler.state_dict())
         self.best_metric_results = resume_state.get("best_metric_results", {})
         models = Path(self.opt["path"]["models"])
@@ -293,78 +299,10 @@ class TrainingModel(BaseModel):
         if self.net_d is not None:
             self.load_network(self.net_d, str(models / f"net_d_{resume_state['iter']}.pth"))
 
-    # ---- validation -----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def test(self) -> None:
-        """Restore ``self.data['lq']`` with the averaged parameters, if there are any, into ``self.output``."""
-        training = self.net_g.training
-        self.net_g.eval()
-        with self.averaged():
-            self.output = self.restore(self.data["lq"])
-        self.net_g.train(training)
-
-    def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
-        """Validate on a set; BasicSR counts past the last iteration before it validates at the end."""
-        if self.is_train:
-            current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
-        super().validation(dataloader, current_iter, tb_logger, save_img)
-
-    def dist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Validate on the first process; the others wait."""
-        if self.opt["rank"] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        torch.distributed.barrier()
-
-    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Restore a set image by image; log the mean of each metric, save pictures, show some in TensorBoard."""
-        name = dataloader.dataset.opt["name"]
-        metrics = self.opt["val"].get("metrics") or {}
-        if metrics:
-            self._initialize_best_metric_results(name)
-        sums = dict.fromkeys(metrics, 0.0)
-        shown: list[Tensor] = []
-        for data in tqdm(dataloader, desc=f"Validate {name}", unit="image", leave=False, disable=None):
-            self.feed_data(data)
-            self.test()
-            images = {"img": tensor2img([self.output.cpu()])}
-            if "gt" in data:
-                images["img2"] = tensor2img([data["gt"]])
-            for metric, options in metrics.items():
-                sums[metric] += calculate_metric(images, options)
-            stem = Path(data["lq_path"][0]).stem
-            if save_img:
-                imwrite(images["img"], str(self._picture_path(name, stem, current_iter)))
-            if len(shown) < _PICTURES:
-                row = [data["lq"], self.output.cpu(), *([data["gt"]] if "gt" in data else [])]
-                shown.append(torch.cat([image.clamp(0, 1) for image in row], dim=3))
-        self.metric_results = {metric: float(value / len(dataloader)) for metric, value in sums.items()}
-        for metric, value in self.metric_results.items():
-            self._update_best_metric_result(name, metric, value, current_iter)
-        self._log_validation(name, current_iter, tb_logger)
-        if tb_logger and shown:
-            tb_logger.add_image(f"pictures/{name}", torch.cat(shown, dim=2)[0], current_iter)
-
-    def _picture_path(self, dataset: str, stem: str, current_iter: int) -> Path:
-        root = Path(self.opt["path"]["visualization"])
-        if self.opt["is_train"]:
-            return root / stem / f"{stem}_{current_iter}.png"
-        return root / dataset / f"{stem}_{self.opt['val'].get('suffix') or self.opt['name']}.png"
-
-    def _log_validation(self, dataset: str, current_iter: int, tb_logger: Any) -> None:
-        if not self.metric_results:
-            return
-        lines = [f"Validation {dataset}"]
-        for metric, value in self.metric_results.items():
-            best = self.best_metric_results[dataset][metric]
-            lines.append(f"\t # {metric}: {value:.4f}\tBest: {best['val']:.4f} @ {best['iter']} iter")
-            if tb_logger:
-                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", value, current_iter)
-        get_root_logger().info("\n".join(lines))
-
-    def get_current_visuals(self) -> dict[str, Tensor]:
-        """Pictures of the last validated image, on the CPU: ``lq``, ``result`` and perhaps ``gt``."""
-        pictures = {"lq": self.data["lq"], "result": self.output}
-        if "gt" in self.data:
-            pictures["gt"] = self.data["gt"]
-        return {name: value.detach().cpu() for name, value in pictures.items()}
+    def _resume_with_new_options(self, resume_state: dict[str, Any]) -> None:
+        """Take the optimizers' moments from a state, and learning rates and schedules from the option file."""
+        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=True):
+            optimizer.load_state_dict({**saved, "param_groups": optimizer.state_dict()["param_groups"]})
+        for scheduler in self.schedulers:
+            for _ in range(resume_state["iter"] - 1):  # the first iteration takes no step
+                scheduler.step()

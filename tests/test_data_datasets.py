@@ -258,3 +258,17 @@ def test_celeba_x4_on_real_faces():
     dataset = validation(SHARED / "faces" / "val", image_size=256)
     errors = [float(((item["lq"] - item["gt"]) ** 2).mean()) for item in map(dataset.__getitem__, range(100))]
     assert float(np.mean(-10 * np.log10(errors))) == pytest.approx(24.0, abs=0.35)
+
+
+def test_broken_images_are_found_before_a_run(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.jpg", "c.png", "d.png"):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    for name in ("b.jpg", "c.png"):  # cut off; OpenCV decodes the first without a word
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "e.png").write_bytes(b"no image")
+    options = {"dataroot_gt": str(tmp_path), "image_size": 32, "degradation": "gfpgan"}
+    broken = FaceDegradationDataset(options).broken_images()
+    assert [Path(path).name for path in broken] == ["b.jpg", "c.png", "e.png"]
+    assert FaceDegradationDataset({**options, "check_images": False}).broken_images() == []

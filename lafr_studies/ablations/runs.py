@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from lafr_base import weights
 from lafr_base.files import digest, read_json, write_json
+from lafr_models.option_paths import resolve_paths
 from lafr_models.options import load_yaml
 from lafr_studies.ablations.deltas import AblationError, Options, assignment_delta, merge
 from lafr_studies.ablations.tables import ROOT, Ablations, Row
@@ -216,10 +217,11 @@ def missing_files(runs: Sequence[Run]) -> str | None:
     faults = []
     made = {run.name for run in runs}
     for run in runs:
-        opt = dict(run.options)
+        opt = copy.deepcopy(run.options)
         if any(name in str(opt["network_g"].get("alignment_weights")) for name in made):
             opt["network_g"] = {k: v for k, v in opt["network_g"].items() if k != "alignment_weights"}
-        opt["datasets"] = {**opt["datasets"], "val": run.validation}
+        opt["datasets"] = {**opt["datasets"], "val": dict(run.validation)}
+        resolve_paths(opt)
         try:
             require_files(opt)
         except (MissingFilesError, ValueError) as error:

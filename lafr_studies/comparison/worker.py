@@ -198,7 +198,7 @@ def usual_weight(network: nn.Module) -> float:
 
 def fidelity(network: nn.Module) -> str:
     """Return what the weight means for a network: see `lafr.restorer.LAFRer`."""
-    return str(getattr(network, "fidelity", "tones"))
+    return str(getattr(network, "weight_means", "tones"))
 
 
 def restore(

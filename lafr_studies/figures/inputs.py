@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lafr.methods import MethodError
 from lafr.networks import load_network
 from lafr_arch.lafr_arch import LAFRNet
-from lafr_models.options import OptionError, lafr_options
+from lafr_models.options import OptionError, lafr_options, run_folder
 
 DEGRADATION = "celeba_x4"
 """The paper's test preset."""
@@ -71,9 +71,9 @@ def load_model(source: Source, device: torch.device) -> LAFRNet:
 
 def _build(source: Source, options: Mapping[str, Any]) -> LAFRNet:
     network = options["network_g"]
-    weights = (
-        source.weights or network.get("alignment_weights") or (options.get("path") or {}).get("pretrain_network_g")
-    )
+    latest = run_folder(options) / "models" / "net_g_latest.pth"
+    written = str(latest) if latest.is_file() else (options.get("path") or {}).get("pretrain_network_g")
+    weights = source.weights or network.get("alignment_weights") or written
     if network.get("alignment") is not None and weights is None:
         raise ValueError("nothing is trained yet: give --weights, the net_g_*.pth of stage 1")
     kept = ("base_model", "prompt", "timestep", "alignment", "image_size")
