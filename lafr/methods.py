@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lafr_base import weights
+from lafr_base.files import digest, file_digest
 
 MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
 """Networks that come with the package, by name."""
@@ -109,6 +110,23 @@ def parse_methods(texts: Iterable[str]) -> list[MethodSpec]:
     if twice:
         raise MethodError(f"several methods are called {', '.join(twice)}; rename them: NAME=METHOD")
     return specs
+
+
+def network_files(text: str) -> str:
+    """Return a digest of the files of the network that a text names, which changes when they do.
+
+    Files of more than 64 MB count by name and size alone, since reading them would take as long as loading them.
+
+    Raises:
+        as `parse_method`.
+    """
+    path = parse_method(text).path
+    if path is None:
+        return ""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return digest(
+        *[[file.name, size := file.stat().st_size, file_digest(file) if size < 1 << 26 else ""] for file in files]
+    )
 
 
 def _split_name(text: str) -> tuple[str | None, str]:

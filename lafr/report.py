@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lafr import __version__
 from lafr.composing import LEFT, Composer
 from lafr.results import RestoredPhoto
-from lafr_base.files import read_json, write_json, write_text
+from lafr_base.files import csv_cell, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from lafr.identity import Calibration
@@ -150,10 +150,7 @@ def to_csv(photos: list[dict[str, Any]]) -> str:
     for photo in photos:
         for face in photo.get("faces") or [{}]:
             box = dict(zip(("x0", "y0", "x1", "y1"), face.get("box") or (), strict=False))
-            writer.writerow({key: _cell(value) for key, value in {**photo, **face, **box}.items() if value is not None})
+            writer.writerow(
+                {key: csv_cell(value) for key, value in {**photo, **face, **box}.items() if value is not None}
+            )
     return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Return a cell that a spreadsheet program does not take for a formula, as OWASP advises."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

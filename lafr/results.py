@@ -12,15 +12,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lafr.choice import FoundFace
 from lafr.faces import align_matrix, draw_box
-from lafr_base.images import MAX_SIDE, OUTPUT_SUFFIXES, Photo, write_image
+from lafr_base.files import shown
+from lafr_base.images import MAX_SIDE, OUTPUT_SUFFIXES, DiskError, Photo, write_image
 
 _T = TypeVar("_T")
+
+_MOST_FACES = 1000  # of a photo, when its results are removed
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 
 FACE_FOLDERS = ("cropped_faces", "cmp", "restored_faces")
 """Folders with one file a face, in the order of writing: as cropped, both side by side, as restored."""
@@ -108,6 +112,10 @@ class ResultFolder:
         ext: format of whole photos: jpg, png, webp, or auto for the input's where it can hold the result, else png.
         draw_box: outline the restored faces in the whole photos.
         face_folders: those of `FACE_FOLDERS` that are written; of aligned faces restored_faces always is.
+        unfinished: folder for files that are being written; None for beside the results.
+
+    Raises:
+        ValueError: `suffix` would put results into another folder, or is no text.
     """
 
     out: Path
@@ -116,6 +124,11 @@ class ResultFolder:
     ext: str = "auto"
     draw_box: bool = False
     face_folders: tuple[str, ...] = FACE_FOLDERS
+    unfinished: Path | None = None
+
+    def __post_init__(self) -> None:
+        if set(self.suffix) & {"/", "\\", os.sep} or shown(self.suffix) != self.suffix:
+            raise ValueError(f"--suffix must be a part of a file's name; got {shown(self.suffix)!r}")
 
     def write(self, path: Path, name: str, result: RestoredPhoto) -> None:
         """Write a photo's faces, then the photo: when that is there, all is there.
@@ -133,11 +146,11 @@ class ResultFolder:
         numbers = result.numbers or range(len(result.restored_faces))
         for index, crop, face in zip(numbers, result.cropped_faces, result.restored_faces, strict=True):
             if "cropped_faces" in self.face_folders:
-                write_image(self._face_path("cropped_faces", name, index), crop, icc_profile=profile)
+                self._put(self._face_path("cropped_faces", name, index), crop, icc_profile=profile)
             if "cmp" in self.face_folders:
-                write_image(self._face_path("cmp", name, index), np.hstack((crop, face)), icc_profile=profile)
+                self._put(self._face_path("cmp", name, index), np.hstack((crop, face)), icc_profile=profile)
             if self.aligned or "restored_faces" in self.face_folders:
-                file = write_image(self._face_path("restored_faces", name, index), face, icc_profile=profile)
+                file = self._put(self._face_path("restored_faces", name, index), face, icc_profile=profile)
                 result.output = file if self.aligned else None
         image = result.restored_img
         if image is None or photo is None:
@@ -146,8 +159,8 @@ class ResultFolder:
             for number, found in enumerate(result.found):
                 matrix = align_matrix(found.landmarks, result.face_size)
                 draw_box(image, matrix, result.face_size, result.scale, number, number in result.numbers)
-        result.output = write_image(
-            self.out / "restored_imgs" / f"{name}{self._tail}{self._extension(path, image)}",
+        result.output = self._put(
+            self.out / "restored_imgs" / f"{name}{self._tail}{self._extension(path, photo, image)}",
             image,
             alpha=result.restored_alpha,
             gray=photo.gray,
@@ -155,12 +168,36 @@ class ResultFolder:
             exif=photo.exif,
         )
 
+    def _put(self, path: Path, image: np.ndarray, **options: Any) -> Path:
+        return write_image(path, image, unfinished=self.unfinished, **options)
+
     def exists(self, name: str) -> bool:
         """Whether the last file of a photo is there, and with it all others."""
+        return any(os.path.isfile(path) for path in self._last(name))
+
+    def written(self, name: str) -> int:
+        """Return when the last file of a photo was written, in nanoseconds; 0 where it is not there."""
+        return max((path.stat().st_mtime_ns for path in self._last(name) if path.is_file()), default=0)
+
+    def remove(self, name: str) -> None:
+        """Remove the results of a photo, the last file first, so that no rest is taken for the whole.
+
+        Raises:
+            DiskError: a file cannot be removed.
+        """
+        faces = [self._face_path(folder, name, index) for folder in FACE_FOLDERS for index in range(_MOST_FACES)]
+        for path in [*self._last(name), *faces]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise DiskError(f"{shown(path)}: cannot be removed ({error.strerror or error})") from error
+
+    def _last(self, name: str) -> list[Path]:
+        """Return the files of which one is a photo's last."""
         if self.aligned:
-            return os.path.exists(self._face_path("restored_faces", name, 0))
+            return [self._face_path("restored_faces", name, 0)]
         suffixes = OUTPUT_SUFFIXES if self.ext == "auto" else (f".{self.ext}",)
-        return any(os.path.exists(self.out / "restored_imgs" / f"{name}{self._tail}{suffix}") for suffix in suffixes)
+        return [self.out / "restored_imgs" / f"{name}{self._tail}{suffix}" for suffix in suffixes]
 
     def count_faces(self, name: str) -> int | None:
         """Return how many faces of a photo have files, 100 at most; None where no files of faces are written."""
@@ -179,10 +216,10 @@ class ResultFolder:
     def _tail(self) -> str:
         return f"_{self.suffix}" if self.suffix else ""
 
-    def _extension(self, path: Path, image: np.ndarray) -> str:
+    def _extension(self, path: Path, photo: Photo, image: np.ndarray) -> str:
         if self.ext != "auto":
             return f".{self.ext}"
-        suffix = path.suffix.lower()
+        suffix = path.suffix.lower() or _SUFFIXES.get(photo.format, "")
         fits = max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
         return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
 

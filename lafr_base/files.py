@@ -30,17 +30,32 @@ def digest(*parts: Any) -> str:
     """Return a digest of bytes, files' contents (Path) and anything that JSON can hold."""
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
-        inner = hashlib.blake2b(digest_size=16)
         if isinstance(part, Path):
-            with part.open("rb") as file:
-                while block := file.read(1 << 20):
-                    inner.update(block)
-        elif isinstance(part, bytes):
-            inner.update(part)
+            total.update(bytes.fromhex(file_digest(part)))
         else:
-            inner.update(json.dumps(part, sort_keys=True).encode())
-        total.update(inner.digest())
+            data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+            total.update(hashlib.blake2b(data, digest_size=16).digest())
     return total.hexdigest()
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell that a spreadsheet program does not take for a formula, as OWASP advises: with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file's bytes, the same as `lafr_base.images.Photo.digest`."""
+    total = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left of `write_text` in a folder that no other process writes to now."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -62,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:32]}_{uuid.uuid4().hex}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lafr_base.files import csv_cell
 from lafr_base.images import ImageError, read_image, to_uint8
 from lafr_metrics.suite import METRICS, MetricError, Suite, protocol, summarise
 
@@ -177,7 +178,8 @@ def as_csv(report: dict[str, Any]) -> str:
     writer = csv.DictWriter(text, ["image", "reference", *names], restval="", lineterminator="\n")
     writer.writeheader()
     for name, image in report["images"].items():
-        writer.writerow({"image": name, "reference": image["reference"] or "", **image["values"]})
+        reference = csv_cell(image["reference"] or "")
+        writer.writerow({"image": csv_cell(name), "reference": reference, **image["values"]})
     for key in _SUMMARY:
         row = {name: summary[key] for name, summary in report["summary"].items()}
         writer.writerow({"image": f"[{key}]", **{name: "" if value is None else value for name, value in row.items()}})

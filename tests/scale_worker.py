@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from lafr import results
+from lafr.composing import Composer
 from lafr.results import RestoredPhoto, ResultFolder
-from lafr.scale.manifest import Ledger
+from lafr.scale.ledger import Ledger
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job, run_share
 from lafr_base.images import read_image
@@ -46,6 +47,29 @@ class Negative:
                 except ValueError as error:
                     result.error = error
                 yield result
+
+
+class Whole:
+    """Turns whole photos into their negatives, whose upper left corner is the face, so many times over."""
+
+    threads = 2
+
+    def __init__(self, faces: int = 1, weight: float = 0.5) -> None:
+        self.faces = faces
+        self.composer = Composer(1)
+
+    def enhance_many(self, images: Iterable[Path], **_: Any) -> Iterator[RestoredPhoto]:
+        for path in images:
+            result = RestoredPhoto(1, 4)
+            try:
+                result.photo = read_image(path)
+                result.input_img = result.photo.bgr
+                result.cropped_faces = [result.photo.bgr[:4, :4]] * self.faces
+                result.restored_faces = [255 - face for face in result.cropped_faces]
+                result.restored_img = 255 - result.photo.bgr
+            except ValueError as error:
+                result.error = error
+            yield result
 
 
 def job(photos: Path, out: Path) -> Job:

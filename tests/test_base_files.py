@@ -1,22 +1,34 @@
-"""Files that are written whole, and who may read them."""
+"""Files, digests, names and cells."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+import pytest
 
-from lafr_base.files import share
+from lafr_base.files import csv_cell, digest, file_digest, shown
 
 
-def test_others_may_read_what_they_may_read_elsewhere(tmp_path: Path):
-    (tmp_path / "inner").mkdir()
-    weights = tmp_path / "inner/model.safetensors"
-    save_file({"a": torch.ones(1)}, weights)
-    weights.chmod(0o600)
-    share(tmp_path)
-    other = tmp_path / "other"
-    other.touch()
-    assert weights.stat().st_mode == other.stat().st_mode
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["inner", "other"]
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-cmd", "@x", "\tx", "\rx"])
+def test_no_cell_is_a_formula(text: str):
+    assert csv_cell(text) == f"'{text}"
+    assert csv_cell(f"x{text}") == f"x{text}"
+
+
+def test_numbers_stay_numbers():
+    assert csv_cell(-1.5) == -1.5
+    assert csv_cell(None) is None
+
+
+def test_digests_of_files(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"abc" * 1_000_000)
+    assert file_digest(tmp_path / "x") == hashlib.blake2b(b"abc" * 1_000_000, digest_size=16).hexdigest()
+    assert digest(tmp_path / "x") == digest(b"abc" * 1_000_000)
+
+
+def test_names_are_shown_as_one_line_of_text():
+    name = os.fsdecode(b"caf\xe9 \x1b[2J\n") + "\u202egpj\u2028é.png"
+    assert shown(name) == "caf\\xe9 \\x1b[2J\\x0a\\u202egpj\\u2028é.png"
+    assert shown(Path("plain/photo.png")) == "plain/photo.png"

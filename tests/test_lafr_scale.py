@@ -23,8 +23,10 @@ from lafr.commands import batch
 from lafr.networks import MODELS
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto, ResultFolder
-from lafr.scale import manifest, work
-from lafr.scale.manifest import FAILED, DigestSet, Manifest, Record, rank_file, read_manifests
+from lafr.scale import ledger as ledgers
+from lafr.scale import work
+from lafr.scale.ledger import DigestSet, read_manifests
+from lafr.scale.manifest import FAILED, Manifest, Record, rank_file
 from lafr.scale.photos import Photos
 from lafr.scale.run import RunError, claim
 from lafr.scale.work import Job, WorkError, run_share
@@ -111,7 +113,7 @@ def test_manifests_that_cannot_hold_a_share_are_not_read(tmp_path: Path, monkeyp
     write_photos(tmp_path / "in")
     for rank in range(4):
         run_share(job(tmp_path / "in", tmp_path / "out"), rank, 4)
-    expected = {record.photo for record in read_manifests(tmp_path / "out") if manifest.share_of(record.photo, 6) == 3}
+    expected = {record.photo for record in read_manifests(tmp_path / "out") if ledgers.share_of(record.photo, 6) == 3}
     for rank in (0, 2):  # even numbers, of which none is 3 modulo 6
         (tmp_path / "out" / "manifest" / f"{rank_file(rank, 4)}.jsonl").write_text("not read")
         (tmp_path / "out" / "manifest" / f"{rank_file(rank, 4)}.jsonl").chmod(0)
@@ -251,7 +253,7 @@ def test_names_that_are_no_text(tmp_path: Path):
 
 
 def test_a_digest_set_keeps_what_it_is_given(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(manifest, "_MERGE_AT", 50)
+    monkeypatch.setattr(ledgers, "_MERGE_AT", 50)
     digests = DigestSet()
     for index in range(0, 6000, 2):
         digests.add(f"{index}.png")
@@ -317,6 +319,9 @@ def test_the_command_says_what_is_wrong(
     (tmp_path / "in").mkdir()
     assert main(command) == 2
     assert "no photo was found" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "run.json").exists()  # a start that fails does not claim the folder
+    write_photos(tmp_path / "in", 1)
+    assert main(command) == 0
     assert main([*command, *arguments]) == 2
     assert said in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lafr.results import RestoredPhoto, ResultFolder
-from lafr.scale.manifest import read_manifests
+from lafr.scale.ledger import read_manifests
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job
 

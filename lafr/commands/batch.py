@@ -2,16 +2,18 @@
 
 Results: restored_imgs/PHOTO.EXT (whole photos) and what --save names, where PHOTO is the photo's path below INPUT with
 its suffix: a/x.png and a/x.jpg have results of their own. manifest/*.jsonl has a line for each photo, run.json the
-options. Whatever was killed, the same command goes on: it does no photo twice and leaves none out. The number of
-processes may change. docs/scale.md has more, for clusters too.
+options. Whatever was killed, the same command goes on: it does no photo twice and leaves none out. A photo that has
+changed since is named, and done again with --overwrite. The number of processes may change. docs/scale.md has more, for
+clusters too.
 
   lafr batch photos -o results
   torchrun --nproc_per_node 8 -m lafr.cli batch photos -o results      each process takes a share, and a GPU
   lafr batch photos.txt -o results --engine ray --workers 8            pip install 'lafr[scale]'
   lafr batch photos -o results --status                                what is done, what is missing
 
-Exit status: 0, all done; 1, a photo failed (of torchrun's processes 0 too, since it would kill the others), or with
---status one is missing; 2, nothing could be done, or the work could not go on.
+Exit status: 0, all done; 1, a photo failed, is damaged, or was not done since there is a result of something else (of
+torchrun's processes 0 too, since it would kill the others), or with --status one is missing; 2, nothing could be done,
+or the work could not go on.
 """
 
 from __future__ import annotations
@@ -23,30 +25,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lafr.commands.restore import add_result_arguments, build_restorer
-from lafr.face_options import OPTIONS, face_options
+from lafr.commands.restore import add_overwrite, add_result_arguments, build_restorer, result_options
+from lafr.face_options import face_options
+from lafr.restore_report import say_left_out
+from lafr_base.files import shown
 from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
-    from lafr.scale.manifest import Ledger
+    from lafr.scale.ledger import Ledger
     from lafr.scale.work import Job, Restorer
 
 HELP = "restore millions of photos, by many processes, with restarts"
 
 _FOLDERS = ("restored_faces", "cropped_faces", "cmp")
-_RESULT_OPTIONS = (
-    "model",
-    "upscale",
-    *OPTIONS,
-    "aligned",
-    "draw_box",
-    "suffix",
-    "ext",
-    "save",
-    "detection_model",
-    "bg_upsampler",
-    "precision",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         type=Path,
         metavar="INPUT",
-        help="folder, searched with its sub-folders, or a text file: a photo a line",
+        help="folder, searched with its sub-folders; a photo; or a text file: a photo a line",
     )
     add("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of results, of this run alone")
     add(
@@ -75,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"what is written beside the whole photos: {', '.join(_FOLDERS)} (default: the first)",
     )
+    add_overwrite(parser)
     add("--retry_failed", "--retry-failed", action="store_true", help="do the photos again that failed")
     add("--status", action="store_true", help="restore nothing; count what is done and what is missing")
     add("--engine", choices=("plain", "ray"), default="plain", help="plain (default): this process does its share")
@@ -100,11 +92,16 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     everything = world == 1 or args.engine == "ray"
-    if everything and not len(ledger):
-        return _stop(f"{args.input}: no photo was found")
-    print(f"{_counts(ledger)}{'' if everything else f' in share {rank} of {world}'}. Results: {args.out}", flush=True)
+    left_out = job.photos.left_out
+    if everything and not len(ledger) and not ledger.kept:
+        return _stop(f"{shown(args.input)}: no photo was found{f'; it has {left_out}' if str(left_out) else ''}")
+    share = "" if everything else f" in share {rank} of {world}"
+    print(f"{_counts(ledger)}{share}. Results: {shown(args.out)}", flush=True)
+    if args.engine != "ray":  # whose driver does not search
+        say_left_out(left_out)
+    flawed = ledger.count("failed") or ledger.kept or ledger.damaged or left_out.closed
     # torchrun ends all processes as soon as one has another status than 0.
-    return 1 if ledger.count("failed") and "TORCHELASTIC_RUN_ID" not in os.environ else 0
+    return 1 if flawed and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 
 def _share(args: argparse.Namespace) -> tuple[int, int]:
@@ -112,11 +109,19 @@ def _share(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
     if args.engine == "ray":
         return 0, 1
-    rank = int(os.environ.get("RANK", 0)) if args.rank is None else args.rank
-    world = int(os.environ.get("WORLD_SIZE", 1)) if args.world_size is None else args.world_size
+    rank = _variable("RANK", 0) if args.rank is None else args.rank
+    world = _variable("WORLD_SIZE", 1) if args.world_size is None else args.world_size
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not one of {world} processes; give --rank and --world_size together")
     return rank, world
+
+
+def _variable(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise ValueError(f"the variable {name} must be a whole number; it is {text!r}") from None
 
 
 def _job(args: argparse.Namespace) -> Job:
@@ -126,21 +131,25 @@ def _job(args: argparse.Namespace) -> Job:
 
     out = Path(os.path.abspath(args.out))
     folders = tuple(folder for folder in _FOLDERS if folder in args.save)
+    photos = Photos(args.input, args.root, leave_out=out)
+    made_with = {} if args.status else {**result_options(args), "save": sorted(args.save), "root": str(photos.root)}
     return Job(
-        Photos(args.input, args.root, leave_out=out),
+        photos,
         ResultFolder(out, args.aligned, args.suffix, args.ext, args.draw_box, folders),
-        functools.partial(_build, args),
+        functools.partial(_build, args, out, made_with),
         face_options(args),
+        made_with,
+        overwrite=args.overwrite,
+        alone=not args.overwrite,
     )
 
 
 def _work(args: argparse.Namespace, job: Job, rank: int, world: int) -> Ledger:
-    from lafr.scale.run import claim
+    from lafr.scale.run import check_claim, check_writable
     from lafr.scale.work import run_share
 
-    options: dict[str, Any] = {name: getattr(args, name) for name in _RESULT_OPTIONS}
-    options["save"] = sorted(args.save)
-    claim(job.files.out, {**options, "root": str(job.photos.root)})
+    check_claim(job.files.out, job.made_with, args.overwrite)
+    check_writable(job.files.out)
     if args.engine == "plain":
         return run_share(job, rank, world, args.retry_failed)
     try:
@@ -150,28 +159,37 @@ def _work(args: argparse.Namespace, job: Job, rank: int, world: int) -> Ledger:
     return run_ray(job, args.workers, args.retry_failed)
 
 
-def _build(args: argparse.Namespace) -> Restorer:
-    """Build the restorer, on a GPU of its own where there are several processes on a machine with GPUs."""
+def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> Restorer:
+    """Build the restorer, on a GPU of its own where there are several processes on a machine with GPUs.
+
+    Then, before the first result, make the folder this run's: a start that fails does not.
+    """
+    from lafr.scale.run import claim
+
     if args.device == "auto" and args.engine == "plain" and "LOCAL_RANK" in os.environ:
         import torch
 
         if torch.cuda.is_available():
             args.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return build_restorer(args)
+    restorer = build_restorer(args)
+    claim(out, made_with, args.overwrite)
+    return restorer
 
 
 def _status(args: argparse.Namespace, job: Job) -> int:
-    from lafr.scale.manifest import Ledger
+    from lafr.scale.ledger import Ledger
 
     ledger = Ledger(job.files.out)
     missing = sum(key not in ledger for key in job.photos)
-    print(f"{_counts(ledger)}, {missing} missing. Results: {args.out}")
+    print(f"{_counts(ledger)}, {missing} missing. Results: {shown(args.out)}")
     return 1 if missing or ledger.count("failed") else 0
 
 
 def _counts(ledger: Ledger) -> str:
     done = f"{ledger.count('restored')} restored ({ledger.faces} faces), {ledger.count('faceless')} without a face"
-    return f"{len(ledger)} photos: {done}, {ledger.count('failed')} failed"
+    rest = f", {ledger.damaged} damaged" if ledger.damaged else ""
+    rest += f", {ledger.kept} not done (other results are there)" if ledger.kept else ""
+    return f"{len(ledger)} photos: {done}, {ledger.count('failed')} failed{rest}"
 
 
 def _stop(message: str) -> int:

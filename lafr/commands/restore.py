@@ -1,32 +1,60 @@
 """Restore the faces of photos: a file or a folder in, a folder of results out.
 
 Results: restored_imgs/NAME.EXT (whole photos), restored_faces/ and cropped_faces/NAME_00.png (each face after and
-before), cmp/NAME_00.png (both side by side), report.json and report.csv (every face found, and its identity). What is
-there already is not done again, so an interrupted run is continued by the same command. Exit status: 0, all done; 1, a
-photo failed or had no face; 2, nothing could be done.
+before), cmp/NAME_00.png (both side by side), report.json and report.csv (every face found, and its identity), manifest/
+(what each was made from, and how). Results of the same photo with the same options are not made again, so an
+interrupted run is continued by the same command.
+
+  lafr restore -i photos -o results            a folder (-r: with sub-folders), a photo, or a text file: a photo a line
+  lafr restore -i - -o - < old.jpg > new.png   one photo, from standard input to standard output
+
+Exit status: 0, all done; 1, a photo failed, is damaged, had no face, or was not done since there is a result of
+something else; 2, nothing could be done, or the work could not go on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lafr.face_options import add_face_arguments, face_options
+from lafr.face_options import OPTIONS, add_face_arguments, face_options
+from lafr.restore_report import RestoreReport
+from lafr.scale.manifest import KEPT, Record
+from lafr_base.files import remove_parts, shown
 from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
     from lafr.demo import Sample
     from lafr.restorer import LAFRer
-    from lafr.results import RestoredPhoto, ResultFolder
+    from lafr.scale.work import Job
 
 HELP = "restore the faces of photos"
+
+RESULT_OPTIONS = (
+    "model",
+    "upscale",
+    *OPTIONS,
+    "aligned",
+    "draw_box",
+    "suffix",
+    "ext",
+    "detection_model",
+    "bg_upsampler",
+    "precision",
+)
+"""Names of the parsed arguments that decide what results are."""
 
 _EXTENSIONS = ("auto", "jpg", "png", "webp")
 
@@ -35,12 +63,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of GFPGAN's and CodeFormer's inference scripts, both spellings."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("-i", "--input", "--input_path", type=Path, metavar="PATH", help="photo, or folder of photos")
+    source.add_argument(
+        "-i",
+        "--input",
+        "--input_path",
+        type=Path,
+        metavar="PATH",
+        help="photo, folder of photos, list of photos (text, one a line), or - for standard input",
+    )
     source.add_argument("--demo", action="store_true", help="restore sample portraits, degraded on the spot")
     add = parser.add_argument
-    add("-o", "--output", "--output_path", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--overwrite", action="store_true", help="do photos again whose results exist")
+    add(
+        "-o",
+        "--output",
+        "--output_path",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder of results (default: results); - writes the whole photo to standard output",
+    )
+    add("-r", "--recursive", action="store_true", help="search sub-folders, too; results keep them")
+    add_overwrite(parser)
     add_result_arguments(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results that were made from another photo, with other options, or by something unknown",
+    )
 
 
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,62 +154,117 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Restore; return the exit status: 0, 1 (a photo failed or had no face) or 2 (nothing could be done)."""
-    from lafr.results import ResultFolder
-    from lafr_base.images import ImageError, list_images  # with all that follows: imports that take seconds
+    """Restore; return the exit status: 0, 1 (see the module) or 2 (nothing could be done, or the work cannot go on)."""
+    from lafr_base.images import ImageError  # with all that follows: imports that take seconds
 
-    samples: dict[Path, Sample] = {}
-    files = ResultFolder(args.output, args.aligned, args.suffix, args.ext, args.draw_box)
     try:
-        options = face_options(args)
-        if args.demo:
-            from lafr.demo import write_samples
-
-            samples = {sample.path: sample for sample in write_samples(args.output / "inputs")}
-        paths = list(samples) if args.demo else list_images(args.input)
-        names = output_names(paths)
-        done = [] if args.overwrite or args.demo else [p for p in paths if files.exists(names[p])]
-        todo = [p for p in paths if p not in set(done)]
-        for path in done:
-            print(f"{path}: skipped, its result exists (--overwrite does it again)")
-        restorer = build_restorer(args) if todo else None
-        results: Iterator[RestoredPhoto] = iter(())
-        if restorer is not None:
-            results = restorer.enhance_many(todo, has_aligned=args.aligned, **options)
+        if "-" in (str(args.input), str(args.output)):
+            return _stream(args)
+        return _restore(args)
     except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
         return _stop(str(error))
-    counts: Counter[str] = Counter(skipped=len(done))
-    if restorer is not None:
-        try:
-            _restore(
-                args, restorer, zip(todo, results, strict=True), files, {p: names[p] for p in todo}, samples, counts
-            )
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
-    restored = f"{counts['faces']} faces restored, {counts['faceless']} photos without a face"
-    rest = f"{counts['skipped']} skipped, {counts['failed']} failed"
-    if counts["changed"]:
-        rest += f"; {counts['changed']} faces may no longer show the same person (report.json; see --keep_identity)"
-    print(f"{counts['photos']} photos written ({restored}), {rest}. Results: {args.output}")
-    for path in samples:
-        print(f"input | restored | original: {args.output / 'cmp' / path.name}")
-    return 1 if counts["failed"] or counts["faceless"] else 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
-def output_names(paths: Sequence[Path]) -> dict[Path, str]:
+def _job(args: argparse.Namespace, source: Path) -> Job:
+    from lafr.results import ResultFolder
+    from lafr.scale.photos import Photos
+    from lafr.scale.work import Job
+
+    options = face_options(args)
+    out = Path(os.path.abspath(args.output))
+    photos = Photos(source, leave_out=out, recursive=args.recursive)
+    keys = sorted(dict.fromkeys(photos))
+    if not keys:
+        left_out = f"; it has {photos.left_out}" if str(photos.left_out) else ""
+        raise ValueError(f"{shown(source)}: the folder holds no photo{left_out}")
+    outside = {key for key in keys if key.endswith("/") or key in (".", "..") or key.startswith("../")}  # none are made
+    names = output_names([Path(key) for key in keys if key not in outside], keep_folders=True)
+    return Job(
+        photos,
+        ResultFolder(out, args.aligned, args.suffix, args.ext, args.draw_box),
+        lambda: build_restorer(args),
+        options,
+        result_options(args),
+        {key: key if key in outside else names[Path(key)] for key in keys},
+        args.overwrite,
+    )
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from lafr.composing import Composer
+    from lafr.scale.ledger import Ledger
+    from lafr.scale.manifest import Manifest
+    from lafr.scale.run import check_restore, check_writable
+    from lafr.scale.work import Worker, plan
+
+    samples: dict[str, Sample] = {}
+    source = args.output / "inputs" if args.demo else args.input
+    check_writable(Path(os.path.abspath(args.output)))
+    if args.demo:
+        from lafr.demo import write_samples
+
+        samples = {sample.path.name: sample for sample in write_samples(source)}
+    job = replace(_job(args, source), afresh=args.demo)
+    out, keys = job.files.out, list(job.names or ())
+    check_restore(out)
+    known, composer = Ledger(out, retry_failed=True), Composer(args.upscale)
+    if any(plan(job, known, key)[0] for key in keys):
+        restorer = build_restorer(args)  # before anything is written: a start that fails leaves nothing behind
+        job, composer = replace(job, build=lambda: restorer), restorer.composer
+    report = RestoreReport(args, job, samples, composer)
+    with Manifest(out, "restore") as manifest:
+        job = replace(job, files=replace(job.files, unfinished=manifest.unfinished))
+        remove_parts(out)
+        ledger = Ledger(out, retry_failed=True)
+        manifest.name_options(job.made_with)
+
+        def emit(record: Record) -> None:
+            if record.status != KEPT:
+                manifest.append(record)
+            ledger.note(record)
+            report.tell(record)
+
+        todo = []
+        for key in keys:
+            do, record = plan(job, ledger, key)
+            if do:
+                todo.append(key)
+            elif record is not None:
+                emit(record)
+            else:
+                report.skip(shown(job.photos.path(key)))
+        with logging_redirect_tqdm(), tqdm(total=len(todo), desc="Restoring", unit="photo") as report.progress:
+            try:
+                Worker(job, ledger, manifest.append).run(todo, emit, report.note)
+            finally:
+                report.write()
+    return report.end()
+
+
+def output_names(paths: Sequence[Path], keep_folders: bool = False) -> dict[Path, str]:
     """Return the name of each photo's results: its stem, with the suffix where two photos share the stem.
 
     Case is ignored, as some file systems do: a.jpg and A.png become a_jpg and A_png.
+
+    Args:
+        paths: the photos.
+        keep_folders: names begin with the photos' folders.
     """
-    stems = Counter(path.stem.lower() for path in paths)
+
+    def stem(path: Path) -> str:
+        return os.path.splitext(path.as_posix())[0] if keep_folders else path.stem
+
+    stems = Counter(stem(path).lower() for path in paths)
     unique = {stem for stem, count in stems.items() if count == 1}
     names: dict[Path, str] = {}
     taken = set(unique)
     for path in paths:
-        name = path.stem
+        name = stem(path)
         if name.lower() not in unique:
-            base = name = f"{path.stem}_{path.suffix[1:]}"
+            base = name = f"{name}_{path.suffix[1:]}"
             number = 2
             while name.lower() in taken:
                 name = f"{base}_{number}"
@@ -164,6 +272,15 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
             taken.add(name.lower())
         names[path] = name
     return names
+
+
+def result_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return all that decides what results are, as JSON can hold it: the options, and the network's files."""
+    from lafr.methods import network_files
+
+    options = {**{name: getattr(args, name) for name in RESULT_OPTIONS}, "network": network_files(args.model)}
+    read: dict[str, Any] = json.loads(json.dumps(options))  # as they will be read again: keys are text
+    return read
 
 
 def build_restorer(args: argparse.Namespace) -> LAFRer:
@@ -191,54 +308,41 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
     )
 
 
-def _restore(
-    args: argparse.Namespace,
-    restorer: LAFRer,
-    results: Iterable[tuple[Path, RestoredPhoto]],
-    files: ResultFolder,
-    names: dict[Path, str],
-    samples: dict[Path, Sample],
-    counts: Counter[str],
-) -> None:
-    from lafr.report import Report, photo_entry
-    from lafr.results import write_behind
+def _stream(args: argparse.Namespace) -> int:
+    """Restore one photo from standard input or to standard output, or both."""
+    from lafr.scale.run import check_writable
 
-    composer = restorer.composer
-    about = {"model": args.model, "keep_identity": args.keep_identity, "identity_threshold": composer.least_identity}
-    report = Report(args.output, about)
+    to_stdout = str(args.output) == "-"
+    if args.demo or (to_stdout and args.aligned):
+        raise ValueError("-o - writes a whole photo: leave out --demo and --aligned")
+    if to_stdout and sys.stdout.isatty():
+        raise ValueError("-o - writes a picture, which a terminal cannot show: redirect it to a file or a program")
+    if not to_stdout:
+        check_writable(Path(os.path.abspath(args.output)))
+    with tempfile.TemporaryDirectory(prefix="lafr_") as folder:
+        source = args.input
+        if str(source) == "-":
+            source = Path(folder, "stdin")
+            from lafr_base.images import is_image
+            from lafr_base.images.budget import MAX_FILE_BYTES, check_file_size
 
-    def write(path: Path, result: RestoredPhoto) -> None:
-        files.write(path, names[path], result)
-        if path in samples:
-            _write_comparison(args, samples[path], result)
-
-    try:
-        with logging_redirect_tqdm(), tqdm(total=len(names), desc="Restoring", unit="photo") as progress:
-            for path, result, unwritten in write_behind(results, write, restorer.threads):
-                error = result.error = result.error or unwritten
-                report.note(photo_entry(path, result, composer))
-                if error is not None:  # the rest of the folder goes on
-                    message = str(error) or type(error).__name__
-                    progress.write(message if str(path) in message else f"{path}: {message}", file=sys.stderr)
-                    counts["failed"] += 1
-                else:
-                    counts["photos"] += 1
-                    counts["faces"] += len(result.restored_faces)
-                    counts["changed"] += sum(figure < composer.least_identity for figure in result.identities)
-                    if not result.restored_faces:
-                        what = f"none of {len(result.found)} faces was chosen" if result.found else "no face found"
-                        progress.write(f"{path}: {what}; the photo is enlarged only", file=sys.stderr)
-                        counts["faceless"] += 1
-                progress.update()
-    finally:
-        report.write()
-
-
-def _write_comparison(args: argparse.Namespace, sample: Sample, result: RestoredPhoto) -> None:
-    from lafr.demo import write_comparison
-
-    if result.restored_img is not None:
-        write_comparison(args.output / "cmp" / sample.path.name, sample, result.restored_img)
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+            check_file_size("standard input", len(data))
+            source.write_bytes(data)
+            if not is_image(source):
+                raise ValueError("standard input: not an image, or of a format that is not supported")
+        if not to_stdout:
+            return _restore(argparse.Namespace(**{**vars(args), "input": source}))
+        if not source.is_file():
+            raise ValueError(f"{shown(source)}: -o - takes one photo")
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the picture's
+            status = _restore(argparse.Namespace(**{**vars(args), "input": source, "output": Path(folder, "results")}))
+        written = sorted(Path(folder, "results", "restored_imgs").glob("*"))
+        if len(written) != 1:
+            return status or 2
+        sys.stdout.buffer.write(written[0].read_bytes())
+        sys.stdout.buffer.flush()
+        return status
 
 
 def _stop(message: str) -> int:

@@ -2,37 +2,60 @@
 
     DIR/manifest/rank-00000-of-00002.jsonl     by the process that takes share 0 of 2
     DIR/manifest/ray-0f3c....jsonl             by a run of the Ray engine
+    DIR/manifest/restore.jsonl                 by `lafr restore`
 
 A line has ``photo`` (its key), ``status`` (restored, faceless or failed), ``faces``, ``seconds`` since the process's
-line before, ``reason`` of a failure, and ``recovered`` where the files were found and only the line was missing. A
-process that is killed while it writes leaves the beginning of a line, which is no JSON and is passed over.
+line before, ``reason`` of a failure, ``damage`` of a photo that was restored in part, and ``recovered`` where the files
+were found and only the line was missing. What a result was made from, and how, is in ``size``, ``time``, ``digest`` and
+``options``; what the last stands for, in a line of its own. Before a photo's files are written, a line with the status
+``begun`` says the same, so that files without a line are known again. A process that is killed while it writes leaves
+the beginning of a line, which is no JSON and is passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import math
 import os
-import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from lafr.scale.photos import share_of
+from lafr_base.files import digest, shown
 from lafr_base.images import ImageError
 
 logger = logging.getLogger(__name__)
 
 RESTORED, FACELESS, FAILED = "restored", "faceless", "failed"
+BEGUN = "begun"
+"""Status of a line that only says what is being made."""
 
-_RANK_FILE = re.compile(r"rank-(\d+)-of-(\d+)\.jsonl")
-_MERGE_AT = 1 << 16
+KEPT = "kept"
+"""Status of a photo that is not done since there is a result of another photo, or made with other options; no line."""
+
+UNFINISHED = ".unfinished"
+"""Folder, in that of the results, of files that are being written: a folder in it for each process."""
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "photo": str,
+    "status": str,
+    "faces": int,
+    "seconds": (int, float),
+    "reason": str,
+    "recovered": bool,
+    "size": int,
+    "time": int,
+    "digest": str,
+    "options": str,
+    "damage": str,
+    "at": (int, float),
+    "source": str,
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +63,19 @@ class Record:
     """What is said of a photo.
 
     Attributes:
-        photo: its key.
-        status: `RESTORED`, `FACELESS` (its whole photo was enlarged only) or `FAILED`.
+        photo: its key; of `lafr restore` the name of its results.
+        status: `RESTORED`, `FACELESS` (its whole photo was enlarged only) or `FAILED`; `BEGUN`; `KEPT`.
         faces: how many were restored; None where that is not known any more.
         seconds: since the line before; None for what was only recovered.
-        reason: why it failed.
+        reason: why it failed, or was kept.
         recovered: its files were all there, from a process that was killed before it wrote the line.
+        size: of the photo's file, in bytes.
+        time: of its last change, in nanoseconds.
+        digest: of its bytes; see `lafr_base.images.Photo`.
+        options: short name of the options it was restored with; see `Manifest.name_options`.
+        damage: see `lafr_base.images.Photo`.
+        at: seconds since 1970 when the line was made.
+        source: the photo's file, where `photo` does not say it.
     """
 
     photo: str
@@ -54,31 +84,58 @@ class Record:
     seconds: float | None = None
     reason: str | None = None
     recovered: bool = False
+    size: int | None = None
+    time: int | None = None
+    digest: str | None = None
+    options: str | None = None
+    damage: str | None = None
+    at: float | None = None
+    source: str | None = None
 
     def to_line(self) -> bytes:
         """Return the line; fields without a value are left out."""
-        fields = {key: value for key, value in asdict(self).items() if value is not None and value is not False}
-        return json.dumps(fields).encode("ascii") + b"\n"
+        values = {key: value for key, value in asdict(self).items() if value is not None and value is not False}
+        return json.dumps(values).encode("ascii") + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
-        """Return what a line says.
+        """Return what a line says; fields that are not known are passed over.
 
         Raises:
             ValueError: it is none, or only the beginning of one.
         """
-        try:
-            return cls(**json.loads(line))
-        except TypeError as error:
-            raise ValueError(f"no line of a manifest: {line!r}") from error
+        values = _parse(line)
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        if "photo" not in known or known.get("status") not in (RESTORED, FACELESS, FAILED, BEGUN, KEPT):
+            raise ValueError(f"no line of a manifest: {line!r}")
+        for name, value in known.items():
+            if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and name != "recovered"):
+                raise ValueError(f"no line of a manifest: {name} is {value!r}")
+        os.fsencode(known["photo"])
+        return cls(**known)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("no line of a manifest") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"no line of a manifest: {line!r}")
+    return values
 
 
 class Manifest:
     """One process's file, open for appending; no other process can open it meanwhile.
 
+    Files that killed processes did not finish are removed: those of this name, and those whose process does not run.
+
     Args:
         folder: the folder of results.
         name: name of the file, without suffix.
+
+    Attributes:
+        unfinished: folder for files that are being written.
 
     Raises:
         ImageError: another process holds it.
@@ -86,17 +143,21 @@ class Manifest:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / "manifest" / f"{name}.jsonl"
+        self.unfinished = folder / UNFINISHED / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)  # the system frees it when the process dies
         try:
             self._lock.acquire()
         except Timeout:
-            message = f"{self.path}: another process is writing it; let it end, or give each its own --rank"
+            message = f"{shown(self.path)}: another process is writing it; let it end, or give each its own --rank"
             raise ImageError(message) from None
         except NotImplementedError:
             logger.warning("%s: the file system has no locks; take care not to start the same rank twice", folder)
         self._file = self.path.open("ab+", buffering=0)
         self._end_torn_line()
+        self._options: set[str] = set()
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        _remove_unfinished_of_the_dead(folder)
 
     def append(self, record: Record) -> None:
         """Write a line; when this returns it survives the process, whatever kills that.
@@ -104,13 +165,30 @@ class Manifest:
         Raises:
             OSError: the disk is full or gone.
         """
-        line = record.to_line()
+        self._write(record.to_line())
+
+    def name_options(self, options: Mapping[str, Any]) -> str:
+        """Return a short name for options, and note once what it stands for.
+
+        Raises:
+            OSError: the disk is full or gone.
+        """
+        name = options_name(options)
+        if name not in self._options:
+            self._write(json.dumps({"options": name, "are": dict(options)}).encode("ascii") + b"\n")
+            self._options.add(name)
+        return name
+
+    def _write(self, line: bytes) -> None:
         if self._file.write(line) != len(line):
             raise OSError(f"{self.path}: only a part of a line could be written; is the disk full?")
 
     def close(self) -> None:
         """Close the file and let other processes have it."""
         self._file.close()
+        for folder in (self.unfinished, self.unfinished.parent):
+            with contextlib.suppress(OSError):  # it does not exist, or another process has files in it
+                folder.rmdir()
         self._lock.release()
 
     def __enter__(self) -> Manifest:
@@ -126,107 +204,19 @@ class Manifest:
                 self._file.write(b"\n")
 
 
+def _remove_unfinished_of_the_dead(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for left in list((folder / UNFINISHED).iterdir()):
+            lock = FileLock(folder / "manifest" / f"{left.name}.lock", timeout=0)
+            with contextlib.suppress(Timeout, NotImplementedError), lock:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def options_name(options: Mapping[str, Any]) -> str:
+    """Return a short name for options that JSON can hold."""
+    return digest(dict(options))[:12]
+
+
 def rank_file(rank: int, world: int) -> str:
     """Name of the manifest of one of `world` processes."""
     return f"rank-{rank:05d}-of-{world:05d}"
-
-
-class DigestSet:
-    """A set of photos that takes 16 bytes each (a Python set of their keys takes 150 and more).
-
-    Photos are known by 128-bit digests: among a billion, two are equal with a chance of 1e-21.
-    """
-
-    def __init__(self) -> None:
-        self._sorted = np.empty(0, dtype="S16")
-        self._recent: set[bytes] = set()
-
-    def add(self, key: str) -> None:
-        """Add a photo's key."""
-        self._recent.add(_digest(key))
-        if len(self._recent) > max(_MERGE_AT, len(self._sorted) // 4):
-            recent = np.array(list(self._recent), dtype="S16")
-            self._sorted = np.unique(np.concatenate((self._sorted, recent)))
-            self._recent.clear()
-
-    def __contains__(self, key: str) -> bool:
-        digest = _digest(key)
-        if digest in self._recent:
-            return True
-        index = int(np.searchsorted(self._sorted, np.bytes_(digest)))
-        return index < len(self._sorted) and self._sorted[index] == digest
-
-
-class Ledger:
-    """What is known of one share's photos: from the manifests of a folder, and from what is noted since.
-
-    Args:
-        folder: the folder of results.
-        rank: the share, of `world`.
-        world: number of shares.
-        retry_failed: photos that failed are taken for unknown.
-        leave_out: name of a manifest that is not read.
-
-    Attributes:
-        faces: restored faces.
-    """
-
-    def __init__(
-        self, folder: Path, rank: int = 0, world: int = 1, retry_failed: bool = False, leave_out: str | None = None
-    ) -> None:
-        self.faces = 0
-        self._done = DigestSet()
-        self._failed: set[str] = set()
-        self._counts: Counter[str] = Counter()
-        for record in read_manifests(folder, rank, world, leave_out):
-            if record.status != FAILED or not retry_failed:
-                self.note(record)
-
-    def note(self, record: Record) -> None:
-        """Take in a line. A photo that was done after it had failed is done."""
-        key = record.photo
-        if key in self._done:
-            return
-        if record.status == FAILED:
-            self._failed.add(key)
-            return
-        self._done.add(key)
-        self._failed.discard(key)
-        self._counts[record.status] += 1
-        self.faces += record.faces or 0
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._failed or key in self._done
-
-    def count(self, status: str) -> int:
-        """Return the number of photos that ended so."""
-        return len(self._failed) if status == FAILED else self._counts[status]
-
-    def __len__(self) -> int:
-        return len(self._failed) + self._counts.total()
-
-
-def read_manifests(folder: Path, rank: int = 0, world: int = 1, leave_out: str | None = None) -> Iterator[Record]:
-    """Yield the lines about one share's photos; a file that cannot hold any is not opened."""
-    for path in sorted((folder / "manifest").glob("*.jsonl")):
-        if path.stem == leave_out:
-            continue
-        match = _RANK_FILE.fullmatch(path.name)
-        if match is not None:
-            other_rank, other_world = int(match[1]), int(match[2])
-            # Numbers with the remainder `rank` by `world` and those with `other_rank` by `other_world`: none is both.
-            if (rank - other_rank) % math.gcd(world, other_world):
-                continue
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    record = Record.from_line(line)
-                except ValueError:
-                    continue
-                if world == 1 or share_of(record.photo, world) == rank:
-                    yield record
-
-
-def _digest(key: str) -> bytes:
-    """A photo's digest; NumPy, which keeps 16 bytes of each, leaves out zeros at the end."""
-    return blake2b(os.fsencode(key), digest_size=16).digest().rstrip(b"\0")

@@ -8,9 +8,11 @@ again: it leaves out this run's own lines.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +23,11 @@ from ray.data import ActorPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from lafr.scale.manifest import DigestSet, Ledger, Manifest, Record
-from lafr.scale.work import Job, Progress, Worker, WorkError
+from lafr.scale.ledger import DigestSet, Ledger
+from lafr.scale.manifest import KEPT, Manifest, Record
+from lafr.scale.work import Job, Progress, Worker, WorkError, plan
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 1024
 """Keys that the read task gives at once."""
@@ -60,12 +65,13 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
     name = f"ray-{uuid.uuid4().hex}"
     with Manifest(out, name) as manifest:
         ledger = Ledger(out, retry_failed=retry_failed)
+        manifest.name_options(job.made_with)
         progress = Progress("ray", len(ledger))
         # Listing asks for no processor: it would wait for one that the actors have, and these for it.
         keys = ray.data.read_datasource(_Keys(job, retry_failed, name), override_num_blocks=1, num_cpus=0)
         lines = keys.map_batches(
             _Actor,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, name),
             batch_size=BATCH,
             compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             num_cpus=max(1, int(0.9 * resources.get("CPU", 1) / workers)),
@@ -76,7 +82,10 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
             for batch in lines.iter_batches(batch_size=None, prefetch_batches=0):
                 for line in batch["line"]:
                     record = Record.from_line(line)
-                    manifest.append(record)
+                    if record.reason is not None:
+                        logger.warning("%s", record.reason)
+                    if record.status != KEPT:
+                        manifest.append(record)
                     ledger.note(record)
                     progress.step()
         except ray.exceptions.RayError as error:
@@ -85,14 +94,20 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
 
 
 class _Actor:
-    """Restores batches of photos."""
+    """Restores batches of photos; says in a manifest of its own what it begins, in case it dies."""
 
-    def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
+    def __init__(self, job: Job, run: str) -> None:
+        self._out, self._run = job.files.out, run
+        self._begun = Manifest(self._out, f"{run}-{uuid.uuid4().hex[:8]}")
+        job = replace(job, files=replace(job.files, unfinished=self._begun.unfinished))
+        self._worker = Worker(job, Ledger(self._out, only=f"{run}-"), self._begun.append)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        lines: list[bytes] = []
-        self._worker.run(map(os.fsdecode, batch["photo"]), lambda record: lines.append(record.to_line()))
+        lines = [line for line in batch["line"] if line]
+        todo = [os.fsdecode(key) for key, line in zip(batch["photo"], batch["line"], strict=True) if not line]
+        # The batch may be one that an actor of this run died with: what that one began is known by its files.
+        self._worker.ledger = Ledger(self._out, only=f"{self._run}-")
+        self._worker.run(todo, lambda record: lines.append(record.to_line()))
         return {"line": np.array(lines, dtype=object)}
 
 
@@ -112,14 +127,21 @@ class _Keys(Datasource):
 
 
 def _blocks(job: Job, retry_failed: bool, own: str) -> Iterator[pyarrow.Table]:
+    """Yield photos, each with the line that is to be said of it, empty where it is to be restored."""
     ledger = Ledger(job.files.out, retry_failed=retry_failed, leave_out=own)
     given = DigestSet()
-    block: list[bytes] = []
+    photos: list[bytes] = []
+    lines: list[bytes] = []
     for key in job.photos:
-        if key not in ledger and key not in given:
-            given.add(key)
-            block.append(os.fsencode(key))
-        if len(block) == BLOCK:
-            yield pyarrow.table({"photo": block})
-            block = []
-    yield pyarrow.table({"photo": pyarrow.array(block, type=pyarrow.binary())})
+        if key in given:
+            continue
+        given.add(key)
+        do, record = plan(job, ledger, key)
+        if do or record is not None:
+            photos.append(os.fsencode(key))
+            lines.append(b"" if do or record is None else record.to_line())
+        if len(photos) == BLOCK:
+            yield pyarrow.table({"photo": photos, "line": lines})
+            photos, lines = [], []
+    binary = pyarrow.binary()
+    yield pyarrow.table({"photo": pyarrow.array(photos, type=binary), "line": pyarrow.array(lines, type=binary)})

@@ -1,4 +1,4 @@
-"""Restore photos, write their results, and say of each what happened: what a rank and a Ray actor have in common."""
+"""Restore photos, write their results, say what happened: what ranks, Ray actors and `lafr restore` have in common."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from lafr.results import RestoredPhoto, ResultFolder, write_behind
-from lafr.scale.manifest import FACELESS, FAILED, RESTORED, Ledger, Manifest, Record, rank_file
+from lafr.scale.ledger import Ledger, Verdict
+from lafr.scale.manifest import (
+    BEGUN,
+    FACELESS,
+    FAILED,
+    KEPT,
+    RESTORED,
+    Manifest,
+    Record,
+    options_name,
+    rank_file,
+)
 from lafr.scale.photos import Photos
-from lafr_base.images import ImageError
+from lafr_base.files import file_digest, shown
+from lafr_base.images import DiskError, ImageError
 
 logger = logging.getLogger(__name__)
 
 FAILURES_IN_A_ROW = 100
-"""So many photos that fail one after the other stop a process: not they are at fault, but the machine or its disks."""
+"""So many photos that fail one after the other, none by a fault of its own, stop a process: the machine is at fault."""
 
 PROGRESS_SECONDS = 60
 """Time between two lines about the progress."""
@@ -49,16 +61,30 @@ class Job:
 
     Attributes:
         photos: where photos are.
-        files: where results go. A photo's results are named by its key, with its suffix: of a/x.png, for instance
-            restored_imgs/a/x.png.png. So no two photos have the same, whatever else is in the list.
+        files: where results go.
         build: makes the restorer; called when the first photo is to be restored.
         options: other keyword arguments of `lafr.LAFRer.enhance_many`.
+        made_with: all that decides what the results are, as JSON can hold it.
+        names: the name of each photo's results, where it is not its key. A key has the photo's suffix: of a/x.png, for
+            instance restored_imgs/a/x.png.png. So no two photos have the same, whatever else is in the list.
+        overwrite: replace results that were made from another photo or with other options.
+        afresh: do photos, too, whose results are there.
+        alone: the folder holds no results but this job's, so that one newer than its photo is known without a line.
     """
 
     photos: Photos
     files: ResultFolder
     build: Callable[[], Restorer]
     options: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] | None = None
+    overwrite: bool = False
+    afresh: bool = False
+    alone: bool = False
+
+    def name(self, key: str) -> str:
+        """Return the name of a photo's results."""
+        return key if self.names is None else self.names[key]
 
 
 class Worker:
@@ -66,28 +92,38 @@ class Worker:
 
     Args:
         job: what is to be done.
+        ledger: what is known of the photos.
+        begin: told, with a record, before a photo's files are written.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, ledger: Ledger, begin: Callable[[Record], None]) -> None:
         self.job = job
+        self.ledger = ledger
+        self._begin = begin
         self._restorer: Restorer | None = None
         self._failures = 0
         self._last = 0.0
 
-    def run(self, keys: Iterable[str], emit: Callable[[Record], None]) -> None:
+    def run(
+        self,
+        keys: Iterable[str],
+        emit: Callable[[Record], None],
+        after: Callable[[str, RestoredPhoto], None] = lambda *_: None,
+    ) -> None:
         """Restore photos and write their results.
 
-        A photo whose last file is there was finished by a process that was killed before it said so, and is not done
-        again. One that fails does not stop the others.
+        A photo whose result is there is not done again; see `lafr.scale.ledger.Verdict`. One that fails does not stop
+        the others.
 
         Args:
             keys: the photos, taken one by one; a photo that is in work is passed over.
             emit: called once a photo, when all its files are there.
+            after: called before `emit` with what the restorer made; its `error` is what it or writing raised.
 
         Raises:
             WorkError: the disk is full or gone, or nothing can be restored any more.
         """
-        in_work: dict[str, None] = {}
+        in_work: dict[str, Record] = {}
         order: deque[str] = deque()
         todo = self._todo(keys, in_work, order, emit)
         first = next(todo, None)
@@ -99,50 +135,123 @@ class Worker:
         results = self._restorer.enhance_many(
             chain([first], todo), has_aligned=self.job.files.aligned, **self.job.options
         )
+
+        def write(key: str, result: RestoredPhoto) -> None:
+            self._write(key, in_work[key], result)
+
         named = ((order.popleft(), result) for result in results)
-        for key, result, unwritten in write_behind(named, self._write, self._restorer.threads):
-            emit(self._record(key, result, unwritten))
+        for key, result, unwritten in write_behind(named, write, self._restorer.threads):
+            record = self._record(key, in_work[key], result, unwritten)
+            result.error = result.error or unwritten
+            after(key, result)
+            emit(record)
             del in_work[key]
 
     def _todo(
-        self, keys: Iterable[str], in_work: dict[str, None], order: deque[str], emit: Callable[[Record], None]
+        self, keys: Iterable[str], in_work: dict[str, Record], order: deque[str], emit: Callable[[Record], None]
     ) -> Iterator[Path]:
         for key in keys:
             if key in in_work:
                 continue
-            if key.startswith("../"):
-                emit(Record(key, FAILED, reason=f"the photo is not below {self.job.photos.root}; see --root"))
-            elif self.job.files.exists(key):
-                emit(self._recovered(key))
-            else:
-                in_work[key] = None
+            do, record = plan(self.job, self.ledger, key)
+            if do and record is not None:
+                in_work[key] = record
                 order.append(key)
                 yield self.job.photos.path(key)
+            elif record is not None:
+                emit(record)
 
-    def _recovered(self, key: str) -> Record:
-        faces = self.job.files.count_faces(key)
-        return Record(key, FACELESS if faces == 0 else RESTORED, faces, recovered=True)
+    def _write(self, key: str, seen: Record, result: RestoredPhoto) -> None:
+        name = self.job.name(key)
+        digest = result.photo.digest if result.photo is not None else None
+        if self.job.files.exists(name):  # of another photo, or with other options; from here on taken for this one's
+            self.job.files.remove(name)
+        try:
+            self._begin(replace(seen, status=BEGUN, digest=digest))
+        except OSError as error:
+            raise DiskError(f"{shown(key)}: its line cannot be written ({error.strerror or error})") from error
+        self.job.files.write(self.job.photos.path(key), name, result)
 
-    def _write(self, key: str, result: RestoredPhoto) -> None:
-        self.job.files.write(self.job.photos.path(key), key, result)
-
-    def _record(self, key: str, result: RestoredPhoto, unwritten: Exception | None) -> Record:
+    def _record(self, key: str, seen: Record, result: RestoredPhoto, unwritten: Exception | None) -> Record:
         cause = None if unwritten is None else unwritten.__cause__
         if isinstance(cause, OSError) and cause.errno in _DISK_FAULTS:
-            raise WorkError(str(unwritten)) from unwritten
+            raise WorkError(f"{unwritten}. What is done stays; the same command goes on from here") from unwritten
         error = result.error or unwritten
-        reason = None if error is None else str(error) or type(error).__name__
-        self._failures = 0 if reason is None else self._failures + 1
+        self._failures = self._failures + 1 if _is_machines(error) else 0
         if self._failures == FAILURES_IN_A_ROW:
-            message = f"{self._failures} photos failed one after the other, the last: {reason}"
+            message = f"{self._failures} photos failed one after the other, the last: {error}"
             raise WorkError(f"{message}. Repair what is wrong; --retry-failed then does them again")
         now = time.perf_counter()
         seconds, self._last = round(now - self._last, 4), now
-        if reason is not None:
-            logger.warning("%s", reason if key in reason else f"{key}: {reason}")
-            return Record(key, FAILED, 0, seconds, reason)
+        done = replace(seen, seconds=seconds, at=round(time.time(), 3))
+        if error is not None:
+            return replace(done, status=FAILED, faces=0, reason=_named(self.job, key, error))
         faces = len(result.restored_faces)
-        return Record(key, RESTORED if faces else FACELESS, faces, seconds)
+        photo = result.photo
+        return replace(
+            done,
+            status=RESTORED if faces else FACELESS,
+            faces=faces,
+            digest=None if photo is None else photo.digest,
+            damage=None if photo is None else photo.damage,
+        )
+
+
+def plan(job: Job, ledger: Ledger, key: str) -> tuple[bool, Record | None]:
+    """Say whether a photo is to be restored.
+
+    Returns:
+        True and what its file looks like; or False and what is to be said of it, None where that was said before.
+    """
+    if key == ".." or key.startswith("../"):
+        reason = f"{shown(key)}: the photo is not below {shown(job.photos.root)}; see --root"
+        return False, None if key in ledger else Record(job.name(key), FAILED, reason=reason)
+    path, name = job.photos.path(key), job.name(key)
+    try:
+        if key.endswith("/") or path.is_dir():
+            raise ImageError(f"{shown(path)}: a folder; name its photos one by one")
+        status = path.stat()
+        seen = Record(
+            name,
+            BEGUN,
+            size=status.st_size,
+            time=status.st_mtime_ns,
+            options=options_name(job.made_with),
+            source=None if job.names is None else str(path),
+        )
+        verdict = ledger.judge(seen, job.files.exists(name), lambda: file_digest(path))
+        if verdict is Verdict.UNKNOWN and job.alone and job.files.written(name) >= status.st_mtime_ns:
+            verdict = Verdict.RECOVERED
+        if job.afresh or verdict is Verdict.TODO or (job.overwrite and verdict in (Verdict.DIFFERENT, Verdict.UNKNOWN)):
+            return True, seen
+        if verdict is Verdict.RECOVERED:
+            faces = job.files.count_faces(name)
+            found = FACELESS if faces == 0 else RESTORED
+            return False, replace(seen, status=found, faces=faces, recovered=True, digest=file_digest(path))
+    except FileNotFoundError:  # reading it says so, and whether it was a link
+        return (False, None) if name in ledger else (True, Record(name, BEGUN))
+    except (OSError, ValueError) as error:
+        return False, None if name in ledger else Record(name, FAILED, 0, reason=_named(job, key, error))
+    if verdict in (Verdict.DONE, Verdict.FAILED):
+        return False, None
+    if verdict is Verdict.DIFFERENT:
+        reason = f"its result {ledger.difference(seen, job.made_with)}"
+    else:
+        reason = "there is a result, but nothing says what it was made from"
+    reason = f"{shown(path)}: not done: {reason}; --overwrite replaces it, another output folder keeps both"
+    return False, replace(seen, status=KEPT, reason=reason)
+
+
+def _is_machines(error: Exception | None) -> bool:
+    """Whether a failure says nothing about the photo: only what cannot be read or used is its own fault."""
+    return error is not None and (isinstance(error, DiskError) or not isinstance(error, ValueError))
+
+
+def _named(job: Job, key: str, error: Exception) -> str:
+    """Return what an error says, with the photo's path in front where it is not in it."""
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or str(error) or type(error).__name__
+    path = shown(job.photos.path(key))
+    return reason if path in reason else f"{path}: {reason}"
 
 
 def run_share(job: Job, rank: int = 0, world: int = 1, retry_failed: bool = False) -> Ledger:
@@ -165,14 +274,18 @@ def run_share(job: Job, rank: int = 0, world: int = 1, retry_failed: bool = Fals
     with Manifest(out, rank_file(rank, world)) as manifest:
         ledger = Ledger(out, rank, world, retry_failed)
         progress = Progress(f"rank {rank} of {world}", len(ledger))
+        manifest.name_options(job.made_with)
 
         def emit(record: Record) -> None:
-            manifest.append(record)
+            if record.reason is not None:
+                logger.warning("%s", record.reason)
+            if record.status != KEPT:
+                manifest.append(record)
             ledger.note(record)
             progress.step()
 
-        todo = (key for key in job.photos.share(rank, world) if key not in ledger)
-        Worker(job).run(todo, emit)
+        job = replace(job, files=replace(job.files, unfinished=manifest.unfinished))
+        Worker(job, ledger, manifest.append).run(job.photos.share(rank, world), emit)
     return ledger
 
 

@@ -41,8 +41,9 @@ def write_image(
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
     quality: int = 95,
+    unfinished: Path | None = None,
 ) -> Path:
-    """Write a picture whole or not at all: into a temporary file beside `path`, then renamed over it.
+    """Write a picture whole or not at all: into a temporary file, then renamed over `path`.
 
     PNG holds everything. JPEG and WebP hold 8 bit, JPEG no alpha: what is lost is logged as a warning.
 
@@ -54,6 +55,7 @@ def write_image(
         icc_profile: colour profile; left out where its colour space is not that of the written channels.
         exif: EXIF block to embed.
         quality: of JPEG and WebP, 1 to 100. JPEG chroma is not subsampled.
+        unfinished: folder for the temporary file, on the same disk; None for that of `path`.
 
     Raises:
         ImageError: unknown suffix, a side longer than the format's `MAX_SIDE`, or a name that cannot be.
@@ -83,7 +85,7 @@ def write_image(
         data = _encode_png(bgr, alpha, gray, icc_profile, exif)
     else:
         data = _encode_pil(bgr, alpha, gray, suffix, quality, icc_profile, exif)
-    _replace(path, data)
+    _replace(path, data, path.parent if unfinished is None else unfinished)
     return path
 
 
@@ -135,10 +137,11 @@ def _encode_pil(
     return buffer.getvalue()
 
 
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.stem[:32]}_{uuid.uuid4().hex}.part")
+def _replace(path: Path, data: bytes, folder: Path) -> None:
+    part = folder / f".{uuid.uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)
         os.replace(part, path)
     except BaseException as error:  # also on Ctrl-C: no partial file stays

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lafr_base.files import csv_cell
 from lafr_studies.comparison.store import HQ, LQ
 
 Cell = str | float | int | None
@@ -89,7 +90,7 @@ def faces_csv(report: Mapping[str, Any]) -> str:
 
 def _csv(rows: Iterable[Sequence[Cell]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     return buffer.getvalue()
 
 
