@@ -5,7 +5,7 @@ The same texts name networks everywhere: ``lafr compare --methods``, ``lafr rest
 | text | method |
 | --- | --- |
 | ``mini`` | the bundled network |
-| FOLDER | a deployed LAFR network: config.json and model.safetensors |
+| FOLDER | a network that was trained here, deployed: config.json and model.safetensors |
 | ``osediff:FOLDER`` | a deployed network that OSEDiffModel trained |
 | ``gfpgan:PATH``, ``codeformer:PATH``, ``restoreformer:PATH`` | a published checkpoint |
 | ``gfpgan``, ``codeformer``, ``restoreformer`` | the checkpoint that ``lafr weights`` lists |

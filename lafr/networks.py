@@ -10,6 +10,7 @@ from torch import nn
 
 from lafr.methods import MODELS as MODELS
 from lafr.methods import MethodError, MethodSpec, parse_method
+from lafr_arch.restorer_base import is_restorer, load_restorer
 
 
 def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.device) -> nn.Module:
@@ -35,6 +36,8 @@ def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.devic
 
 
 def _build(spec: MethodSpec) -> nn.Module:
+    if spec.kind == "lafr" and spec.path is not None and is_restorer(spec.path):
+        return load_restorer(spec.path)
     if spec.kind in ("lafr", "osediff"):
         from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
 

@@ -19,6 +19,7 @@ from lafr_models.training import TrainingModel
 class ImageTrainingModel(TrainingModel):
     """A stage whose :meth:`losses` leave an image in ``output`` and what it should be in ``target``."""
 
+    NEEDS_IMAGE_LOSS: ClassVar[bool] = True
     TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
         Key("gan_opt", Mapping, None, "the critic's loss; `start_iter` is the first iteration that has it"),
         Key("*_opt", Mapping, None, "a loss between images, logged as `l_*`: its `type`, arguments and `loss_weight`"),
@@ -38,7 +39,7 @@ class ImageTrainingModel(TrainingModel):
         if train is None:
             return faults
         losses = [key for key, value in train.items() if key.endswith("_opt") and value is not None]
-        if not set(losses) - {"gan_opt"}:
+        if cls.NEEDS_IMAGE_LOSS and not set(losses) - {"gan_opt"}:
             faults.append("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
         if "gan_opt" in losses:
             needed = {"network_d": opt.get("network_d"), "train: optim_d": train.get("optim_d")}

@@ -29,7 +29,9 @@ PATH_OPTIONS = frozenset(
         "net_path",
         "path",
         "resume_state",
+        "start",
         "vae",
+        "vq_weights",
         "weights",
         "weights_path",
     }

@@ -17,6 +17,9 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from lafr_base import face_sets, weights
 from lafr_models.option_paths import PATH_OPTIONS, places
 
+_WEIGHTS = ("base_model", "path", "decoder_weights", "vq_weights", "start")
+"""Arguments of networks that name weights."""
+
 
 class MissingFilesError(weights.WeightsError):
     """Files that a run needs are missing; the message tells of all of them."""
@@ -82,7 +85,7 @@ def _weights_of(network: Mapping[str, Any]) -> list[str]:
     kind = str(network.get("type"))
     parameters = inspect.signature(ARCH_REGISTRY.get(kind)).parameters if kind in ARCH_REGISTRY else {}
     defaults = {name: parameter.default for name, parameter in parameters.items()}
-    named = [network.get(key, defaults.get(key)) for key in ("base_model", "path", "decoder_weights")]
+    named = [network.get(key, defaults.get(key)) for key in _WEIGHTS]
     return [name for name in named if isinstance(name, str)]
 
 

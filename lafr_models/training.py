@@ -23,6 +23,7 @@ from lafr_models.ema import ExponentialMovingAverage, load_trained, trained_stat
 from lafr_models.optimizing import AMP, training_faults
 from lafr_models.resuming import training_options
 from lafr_models.stage_keys import StageKeys
+from lafr_models.training_time import Stopwatch, write_record
 from lafr_models.validating import ValidatingModel
 
 
@@ -71,6 +72,7 @@ class TrainingModel(StageKeys, ValidatingModel):
         self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
         self.ema: ExponentialMovingAverage | None = None
         self._bar: tqdm[Any] | None = None
+        self.stopwatch = Stopwatch()
         faults = self.faults(opt)
         if faults:
             raise ValueError("\n".join(faults))
@@ -112,6 +114,8 @@ class TrainingModel(StageKeys, ValidatingModel):
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """Move a network to the device, in the memory format that convolutions run fastest in, and wrap it for DDP."""
+        if any(parameter.dim() == 5 for parameter in net.parameters()):
+            return super().model_to_device(net)  # torch knows no such format for them
         return super().model_to_device(net.to(memory_format=torch.channels_last))
 
     def _param_key(self) -> str:
@@ -164,6 +168,7 @@ class TrainingModel(StageKeys, ValidatingModel):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One optimizer step on the batch given to :meth:`feed_data`."""
+        self.stopwatch.start()
         torch.manual_seed((self.opt["manual_seed"] * 1_000_003 + current_iter) * 1_009 + self.opt["rank"])
         parts = self._micro_batches()
         for optimizer in self.optimizers:
@@ -236,6 +241,7 @@ class TrainingModel(StageKeys, ValidatingModel):
     def save(self, epoch: int, current_iter: int) -> None:
         """Write ``models/net_*_{iter}.pth`` and, but for the last (-1), ``training_states/{iter}.state``."""
         label = "latest" if current_iter == -1 else str(current_iter)
+        self._write_record(current_iter)
         models = Path(self.opt["path"]["models"])
         save_whole(self.checkpoint(), models / f"net_g_{label}.pth")
         if self.net_d is not None:
@@ -258,8 +264,14 @@ class TrainingModel(StageKeys, ValidatingModel):
             "ema_steps": self.ema.steps if self.ema else 0,
             "best_metric_results": self.best_metric_results,
             "options": self._training_options,
+            "seconds": self.stopwatch.total,
         }
         save_whole(state, Path(self.opt["path"]["training_states"]) / f"{current_iter}.state")
+
+    def _write_record(self, current_iter: int) -> None:
+        trainable = sum(p.numel() for p in self.bare_g.parameters() if p.requires_grad)
+        done = int(self.opt["train"]["total_iter"]) if current_iter == -1 else current_iter
+        write_record(self.opt, done, self.stopwatch.total, trainable)
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str = "params") -> None:
         """Load a checkpoint's parts into ``net``.
@@ -282,6 +294,7 @@ class TrainingModel(StageKeys, ValidatingModel):
         With ``path: resume_changed: true`` learning rates and schedules are those of the option file, at the iteration
         that the state has reached; otherwise they are the saved ones, which are the same.
         """
+        self.stopwatch = Stopwatch(float(resume_state.get("seconds", 0)))
         for line in self.opt.get("resume_differences", []):
             get_root_logger().warning(f"Resuming: {line}")
         if self.opt["path"].get("resume_changed"):

@@ -46,7 +46,7 @@ def write_record(opt: Mapping[str, Any], iterations: int, seconds: float, traina
     """Write ``training.json`` into a run's folder.
 
     Args:
-        opt: the run's options.
+        opt: the run's options, with what the launcher adds.
         iterations: how many it has done.
         seconds: how long they took.
         trainable: number of parameters that train.

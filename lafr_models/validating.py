@@ -14,6 +14,8 @@ from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
+from lafr_models.training_time import Stopwatch
+
 _PICTURES = 4
 
 
@@ -23,6 +25,7 @@ class ValidatingModel(BaseModel):
     net_g: Any
     data: dict[str, Any]
     output: Tensor
+    stopwatch: Stopwatch
     best_metric_results: dict[str, dict[str, dict[str, Any]]]
 
     @abstractmethod
@@ -46,6 +49,7 @@ class ValidatingModel(BaseModel):
         """Validate on a set; BasicSR counts past the last iteration before it validates at the end."""
         if self.is_train:
             current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
+            self.stopwatch.stop()
         super().validation(dataloader, current_iter, tb_logger, save_img)
 
     def dist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:

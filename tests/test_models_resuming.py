@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from lafr_base.files import read_json
 from lafr_base.option_map import OptionError
 from lafr_models.launcher import _load_resume_state
 from lafr_models.resuming import differences, training_options
-from stage_options import PIXEL, build, options, step
+from stage_options import PIXEL, Loader, build, options, step
 
 NETWORK = {
     "type": "MiniAutoencoder",
@@ -109,6 +110,26 @@ def test_changes_are_taken_on_request(tmp_path: Path):
     fresh, _ = resumed(opt | {"path": dict(opt["path"])})
     states = fresh.optimizers[0].state_dict()["state"]
     assert all(torch.equal(states[i]["exp_avg"], saved[i]["exp_avg"]) for i in saved)
+
+
+def test_seconds_of_training_go_on(tmp_path: Path):
+    stopped(tmp_path)
+    first = read_json(tmp_path / "training.json")
+    assert (first["iterations"], first["images"], first["processes"]) == (3, 12, 1)
+    assert first["seconds"] > 0
+    assert first["trainable_parameters"] > 1000
+    path = tmp_path / "training_states/3.state"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "seconds": 1000.0}, path)
+    model, _ = resumed(run_options(tmp_path))
+    step(model, 4)
+    model.validation(Loader(), 4, None)
+    waiting = model.stopwatch.total
+    assert model.stopwatch.total == waiting > 1000  # validation does not count
+    model.save(-1, -1)
+    last = read_json(tmp_path / "training.json")
+    assert last["iterations"] == 8
+    assert last["seconds"] == pytest.approx(waiting, abs=0.1)
 
 
 def test_states_from_before_hold_no_options(tmp_path: Path):

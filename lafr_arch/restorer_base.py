@@ -1,0 +1,128 @@
+"""Rival restorers that are trained here: what they share, and the folder that a trained one is kept in.
+
+A network maps faces (B, 3, S, S) RGB in [0, 1] to the same. Given the originals, too, it returns the image and the
+losses of its own method, by name; what is common (pixels, features, identity, critics) belongs to the stage
+(:class:`lafr_models.restorer_model.RestorerModel`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lafr_base.files import share, write_text
+from lafr_base.weights import require
+
+FORMAT = "restorer-1"
+WEIGHTS_NAME = "model.safetensors"
+
+Losses = dict[str, Tensor]
+
+
+class Restorer(nn.Module):
+    """Base of the rivals.
+
+    Attributes:
+        image_size: side S of the faces, in pixels.
+        weight_means: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means: nothing, or (``network``) an
+            argument of :meth:`forward`.
+    """
+
+    image_size: int
+    weight_means = "none"
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that make an empty network of the same form."""
+        raise NotImplementedError
+
+    def forward(self, lq: Tensor, gt: Tensor | None = None) -> Any:
+        """Restore faces.
+
+        Args:
+            lq: (B, 3, S, S) RGB in [0, 1].
+            gt: the originals, the same; in training.
+
+        Returns:
+            The image; with ``gt`` the image, or None where the stage makes none, and the method's own losses.
+        """
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().contiguous().cpu().clone() for name, value in self.state_dict().items()}
+        part = folder / f".{WEIGHTS_NAME}.part"
+        save_file(state, part, metadata={"format": "pt"})
+        part.replace(folder / WEIGHTS_NAME)
+        config = {"format": FORMAT, "type": type(self).__name__, "arguments": self.arguments()}
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        share(folder)
+
+
+def is_restorer(folder: str | Path) -> bool:
+    """Whether a folder holds a trained rival."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("format") == FORMAT
+
+
+def load_restorer(folder: str | Path) -> Restorer:
+    """Load what :meth:`Restorer.save_pretrained` wrote, in eval mode.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    folder = Path(folder)
+    if not is_restorer(folder):
+        raise ValueError(f"{folder} holds no restorer that basicsr/train.py wrote")
+    for module in ("codeformer_arch", "gfpgan_arch", "restoreformer_arch", "vq_autoencoder_arch"):
+        importlib.import_module(f"lafr_arch.{module}")  # which registers its class
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    net: Restorer = ARCH_REGISTRY.get(config["type"])(**config["arguments"])
+    try:
+        net.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    except RuntimeError as error:
+        raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
+    return net.eval().requires_grad_(False)
+
+
+def spandrel_module(name: str) -> Any:
+    """A module of spandrel that holds published network code.
+
+    Raises:
+        ImportError: spandrel is not installed; the message says how to get it.
+    """
+    try:
+        return importlib.import_module(f"spandrel.architectures.{name}")
+    except ImportError as error:
+        raise ImportError(f"this baseline needs spandrel: pip install 'lafr[baselines]' ({error})") from error
+
+
+def load_start(net: nn.Module, path: str, option: str, unused: tuple[str, ...] = ()) -> None:
+    """Load a checkpoint that a network starts from, another stage's or a published one.
+
+    Args:
+        net: takes every tensor of the file.
+        path: checkpoint (``params_ema`` or ``params`` in it are opened), or a name of ``lafr weights``.
+        option: its option, for messages.
+        unused: beginnings of names in the file that have no place in ``net``.
+
+    Raises:
+        ValueError: the file has tensors that do not fit.
+    """
+    stored: Mapping[str, Any] = torch.load(require(path), map_location="cpu", weights_only=True)
+    state = next((stored[key] for key in ("params_ema", "params", "state_dict") if key in stored), stored)
+    state = {name: value for name, value in state.items() if not name.startswith(unused)} if unused else dict(state)
+    own = net.state_dict()
+    wrong = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    if wrong or not state:
+        raise ValueError(f"{option}: {path} does not fit {type(net).__name__}: {', '.join(wrong[:5]) or 'it is empty'}")
+    net.load_state_dict(state, strict=False)
