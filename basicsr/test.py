@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lafr import register
-from lafr_models.launcher import patch_training, run_pipeline
+from lafr_base.compat import MissingPackageError
+from lafr_models.launcher import hand_over, patch_training, run_pipeline
 from lafr_models.options import output_root
 
 
 def main() -> None:
     """Register the plugin, then run BasicSR's own test pipeline, into ``results/``."""
-    register()
+    try:
+        hand_over()
+    except MissingPackageError as error:
+        raise SystemExit(str(error)) from None
     patch_training()
     from basicsr.test import test_pipeline
 

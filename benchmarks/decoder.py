@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from inference import flop_counter  # noqa: E402 - the scripts beside this one
 from machine import machine  # noqa: E402
-from quality import optional_metrics, to_bytes  # noqa: E402
+from quality import METRICS  # noqa: E402
 from random_networks import configurations, fill, random_vae  # noqa: E402
 
 import lafr  # noqa: E402
@@ -50,9 +50,8 @@ def decoder_alone(scale: str) -> LAFRNet:
     """Stable Diffusion's VAE (`full`) or a narrow one (`tiny`), with random weights and nothing else."""
     configs = configurations(scale)
     vae = random_vae(configs)
-    net = LAFRNet.__new__(LAFRNet)
-    nn.Module.__init__(net)
-    net._set(vae, None, None, "epsilon", 0.5, 8 * configs.unet["sample_size"])
+    size = 8 * configs.unet["sample_size"]
+    net = LAFRNet(vae, None, None, prediction_type="epsilon", alpha_cumprod=0.5, image_size=size)
     return net.eval().requires_grad_(False)
 
 
@@ -88,7 +87,8 @@ def speed(scale: str, model: str | None, batches: list[int], repeat: int) -> dic
     size = plain["own"].image_size
     report: dict[str, Any] = {"scale": scale, "image_size": size, "machine": machine(), "repeat": repeat}
     report["decoders"] = {
-        name: {"parameters": count(own_decoder(net)), "config": net.decoder_config} for name, net in plain.items()
+        name: {"parameters": count(own_decoder(net)), "config": net.configs.get("decoder")}
+        for name, net in plain.items()
     }
     report["batches"] = []
     for batch in batches:
@@ -139,20 +139,21 @@ def speed(scale: str, model: str | None, batches: list[int], repeat: int) -> dic
 @torch.inference_mode()
 def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None) -> dict[str, Any]:
     """Metrics of both restorations, and PSNR of the small decoder's images to the own decoder's."""
-    from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
-
     from lafr_data.validation_dataset import ValidationFaceDataset
+    from lafr_metrics.images import to_image
+    from lafr_metrics.psnr_ssim_metric import psnr
     from lafr_metrics.statistics import bootstrap_mean
+    from lafr_metrics.suite import Suite
 
     nets = {name: net.for_inference() for name, net in networks("mini", model).items()}
     size = nets["own"].image_size
     options = {"name": "decoder", "dataroot_gt": faces, "image_size": size, "degradation": preset, "seed": seed}
     dataset = ValidationFaceDataset(options if n_images is None else {**options, "n_images": n_images})
-    learned, missing = optional_metrics()
+    suite = Suite(METRICS)
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
-    def psnr(column: str, image: Tensor, reference: Tensor) -> None:
-        rows["psnr_rgb"][column].append(calculate_psnr(to_bytes(image), to_bytes(reference), 0))
+    def compare(column: str, image: Tensor, reference: Tensor) -> None:
+        rows["psnr"][column].append(psnr(to_image(image), to_image(reference)))
 
     for index in tqdm(range(len(dataset)), unit="face", disable=None):
         item = dataset[index]
@@ -160,16 +161,13 @@ def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None
         latent = nets["own"](lq, output="restored")
         images = {name: net.decode(latent).clamp(0, 1) for name, net in nets.items()}
         for column, image in images.items():
-            psnr(column, image, hq)
-            rows["ssim_rgb"][column].append(float(calculate_ssim(to_bytes(image), to_bytes(hq), 0)))
-            rows["niqe"][column].append(calculate_niqe(to_bytes(image), 0))
-            for name, metric in learned.items():
-                rows[name][column].append(float(metric(image, hq)))
-        psnr("small_to_own", images["small"], images["own"])
+            for name, value in suite.measure(to_image(image), to_image(hq)).items():
+                rows[name][column].append(value)
+        compare("small_to_own", images["small"], images["own"])
         # What both decoders make of the good face's own latent: the most that they can show.
         best = nets["own"].encode(hq)
         for column, net in nets.items():
-            psnr(f"{column}_of_hq_latent", net.decode(best).clamp(0, 1), hq)
+            compare(f"{column}_of_hq_latent", net.decode(best).clamp(0, 1), hq)
     metrics: dict[str, Any] = {}
     for metric, columns in rows.items():
         metrics[metric] = {column: bootstrap_mean(values) for column, values in columns.items()}
@@ -177,9 +175,9 @@ def quality(model: str, faces: str, preset: str, seed: int, n_images: int | None
         metrics[metric]["small_minus_own"] = bootstrap_mean([small - own for small, own in pairs])
     return {
         "set": {"faces": len(dataset), "seed": seed, "degradation": preset, "image_size": size},
-        "decoder": nets["small"].decoder_config,
+        "decoder": nets["small"].configs["decoder"],
         "metrics": metrics,
-        "missing": sorted(missing),
+        "missing": sorted(suite.missing),
         "versions": {"lafr": lafr.__version__, "torch": torch.__version__},
     }
 

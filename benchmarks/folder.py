@@ -46,7 +46,7 @@ def portraits() -> list[np.ndarray]:
     """The sample portraits' faces as FFHQ aligns them, (S, S, 3) BGR uint8, not degraded."""
     from lafr.demo import PORTRAITS
     from lafr.detectors import build_detector
-    from lafr.faces import align_matrix, warp_face
+    from lafr_base.geometry import align_matrix, warp_face
 
     detector = build_detector("builtin")
     faces = []

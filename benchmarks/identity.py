@@ -30,7 +30,7 @@ from lafr_base.files import write_text
 from lafr_base.images import read_image
 from lafr_base.weights import MissingWeightsError
 from lafr_data.degradations import PRESETS, build_degradation, degrade
-from lafr_metrics.identity import IdentitySimilarity, separation
+from lafr_metrics.face_metric import IdentitySimilarity, separation
 
 SIZE = 512
 """Side of the faces that are degraded, pixels."""

@@ -27,12 +27,11 @@ from tqdm import tqdm
 import lafr
 from lafr_arch.codebook import Codebook
 from lafr_arch.lafr_arch import LAFRNet
-from lafr_base.weights import MissingWeightsError
 from lafr_data.validation_dataset import ValidationFaceDataset, name_generator
 from lafr_losses.common import resize
-from lafr_losses.lpips_loss import LPIPSLoss
-from lafr_metrics.identity import IdentitySimilarity
+from lafr_metrics.images import to_image
 from lafr_metrics.statistics import bootstrap_mean
+from lafr_metrics.suite import Suite
 from lafr_models.latent_distance import LatentDistances
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -44,27 +43,7 @@ MAX_PSNR = 100.0
 COLUMNS = ("lq", "restored", "hq")
 
 
-def to_bytes(image: Tensor) -> Any:
-    """(1, 3, H, W) RGB in [0, 1] -> (H, W, 3) BGR uint8, as it would be saved."""
-    from basicsr.utils import tensor2img
-
-    return tensor2img([image.cpu()])
-
-
-def optional_metrics() -> tuple[dict[str, Any], dict[str, str]]:
-    """Metrics whose weights are there, as functions of two image tensors, and why the others are missing."""
-    builders = {
-        "identity": IdentitySimilarity,
-        "lpips_alex": lambda: LPIPSLoss(net="alex"),
-        "lpips_vgg": lambda: LPIPSLoss(net="vgg"),
-    }
-    found, missing = {}, {}
-    for name, build in builders.items():
-        try:
-            found[name] = build()
-        except MissingWeightsError as error:
-            missing[name] = str(error)
-    return found, missing
+METRICS = ("psnr", "ssim", "niqe", "identity", "lpips_alex", "lpips_vgg")
 
 
 def sharpness(pixels: Any) -> float:
@@ -84,9 +63,7 @@ def measure(
     net: LAFRNet, faces: str, preset: str, seeds: list[int], n_images: int | None, size: int | None = None
 ) -> dict[str, Any]:
     """All figures of one network on one set; see the module."""
-    from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
-
-    learned, missing = optional_metrics()
+    suite, alone = Suite(METRICS), Suite(["niqe"])
     fast = net.for_inference()
     distances = LatentDistances()
     codebooks = [module for module in net.modules() if isinstance(module, Codebook)]
@@ -124,24 +101,19 @@ def measure(
             latent = net.encode(seen)
             distances.add(latent, net.align(latent), net.encode(original))
             restored = resize(fast(seen), side).clamp(0, 1)
-            pixels = {"lq": to_bytes(lq), "restored": to_bytes(restored), "hq": to_bytes(hq)}
-            row = rows[item["gt_path"]]
-            for column, image in (("lq", lq), ("restored", restored), ("hq", hq)):
-                row["niqe"][column].append(calculate_niqe(pixels[column], 0))
-                row["sharpness"][column].append(sharpness(pixels[column]))
-                if column == "hq":
-                    continue
-                row["psnr_rgb"][column].append(min(MAX_PSNR, calculate_psnr(pixels[column], pixels["hq"], 0)))
-                row["ssim_rgb"][column].append(float(calculate_ssim(pixels[column], pixels["hq"], 0)))
-                for name, metric in learned.items():
-                    row[name][column].append(float(metric(image, hq)))
+            pixels = {"lq": to_image(lq), "restored": to_image(restored), "hq": to_image(hq)}
+            for column, image in pixels.items():
+                row = alone.measure(image) if column == "hq" else suite.measure(image, pixels["hq"])
+                row = {**row, "sharpness": sharpness(image)}
+                for name, value in row.items():
+                    rows[item["gt_path"]][name][column].append(min(value, MAX_PSNR) if name == "psnr" else value)
     for hook in hooks:
         hook.remove()
     return {
         "set": {"faces": len(rows), "seeds": seeds, "degradation": preset, "image_size": side},
         "metrics": summarise(rows),
         "adapter": {**distances.values(), "used_codes": [float(table.float().mean()) for table in used]},
-        "missing": missing,
+        "missing": suite.missing,
         "images": {Path(path).name: row for path, row in rows.items()},
         "versions": {"lafr": lafr.__version__, "torch": torch.__version__},
     }

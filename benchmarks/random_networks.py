@@ -9,19 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
-import lafr
-
-lafr.register()
-
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: E402 - after BasicSR can be imported
-from transformers import CLIPTextConfig, CLIPTextModel  # noqa: E402
-
-from lafr_arch.base_configs import KNOWN, BaseConfigs  # noqa: E402
-from lafr_arch.lafr_arch import LAFRNet, predict_sample  # noqa: E402
-from lafr_arch.lora import add_lora, lora_layers, merge_lora  # noqa: E402
-from lafr_arch.static_unet import StaticUNet  # noqa: E402
+from lafr_arch.base_configs import KNOWN, BaseConfigs
+from lafr_arch.lafr_arch import LAFRNet, predict_sample
+from lafr_arch.lora import add_lora, lora_layers, merge_lora
+from lafr_arch.parts import build_alignment
+from lafr_arch.static_unet import StaticUNet
 
 TIMESTEP = 999
 ADAPTER = {"type": "LatentAlignmentAdapter"}
@@ -33,8 +29,8 @@ class Peer(LAFRNet):
     tokens: Tensor
 
     def __init__(self, vae: nn.Module, unet: nn.Module, text_encoder: nn.Module, tokens: Tensor, alpha: float) -> None:
-        nn.Module.__init__(self)
-        self._set(vae, unet, None, "epsilon", alpha, 8 * unet.config.sample_size)  # type: ignore[union-attr, arg-type]
+        size = 8 * unet.config.sample_size  # type: ignore[union-attr, operator]
+        super().__init__(vae, unet, None, prediction_type="epsilon", alpha_cumprod=alpha, image_size=size)  # type: ignore[arg-type]
         self.text_encoder = text_encoder
         self.register_buffer("tokens", tokens)
 
@@ -123,9 +119,16 @@ def random_networks(scale: str, check: bool) -> tuple[Peer, LAFRNet, Tensor | No
     expected = peer.denoise(latent) if check else None
     merge_lora(unet)
 
-    net = LAFRNet.__new__(LAFRNet)
-    nn.Module.__init__(net)
     pruned = StaticUNet.from_unet(copy.deepcopy(unet), text_encoder(tokens)[0], TIMESTEP)
-    net._set(vae, pruned, ADAPTER, "epsilon", alpha, 8 * size)
-    fill(net.alignment)  # type: ignore[arg-type]
+    alignment = build_alignment(ADAPTER, vae.config.latent_channels)
+    fill(alignment)
+    net = LAFRNet(
+        vae,
+        pruned,
+        alignment,
+        prediction_type="epsilon",
+        alpha_cumprod=alpha,
+        image_size=8 * size,
+        configs={"alignment": ADAPTER},
+    )
     return peer, net.eval().requires_grad_(False), expected, latent

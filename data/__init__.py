@@ -4,5 +4,3 @@ degradations    presets and the pipeline that turns a face into its LQ copy
 sources         folders and LMDBs of faces, subsets, cache
 samplers        an order of samples that a resumed run can enter anywhere
 """
-
-import lafr_base.compat  # noqa: F401 - BasicSR's registries cannot be imported without it

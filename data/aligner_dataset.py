@@ -10,11 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
 
-from lafr_base.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, transform
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import CROP_RADII, FFHQ_POINTS, FFHQ_SIZE, Array, centre_and_radius, crop_matrix, transform
+from lafr_base.registry import DATASET_REGISTRY
 
 from .degradations import build_degradation, degrade
 from .samplers import item_generator

@@ -7,11 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from basicsr.utils.registry import DATASET_REGISTRY
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lafr_base.option_map import OptionMap
+from lafr_base.registry import DATASET_REGISTRY
 
 from .degradation_dataset import Jitter
 from .degradations import build_degradation, degrade

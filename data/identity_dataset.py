@@ -7,11 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from lafr_base.face_crops import crop_matrix
+from lafr_base.geometry import crop_matrix
 from lafr_base.option_map import OptionMap
+from lafr_base.registry import DATASET_REGISTRY
 
 from .degradations import build_degradation, degrade
 from .samplers import item_generator

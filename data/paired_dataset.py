@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from basicsr.utils.registry import DATASET_REGISTRY
-
 from lafr_base.option_map import OptionMap
+from lafr_base.registry import DATASET_REGISTRY
 
 from .samplers import item_generator
 from .sources import FaceDataset, FaceImages, to_tensor

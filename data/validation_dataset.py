@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from basicsr.utils.registry import DATASET_REGISTRY
 
 from lafr_base.option_map import OptionMap
+from lafr_base.registry import DATASET_REGISTRY
 
 from .degradations import build_degradation, degrade
 from .sources import FaceDataset, FaceImages, to_tensor

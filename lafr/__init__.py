@@ -1,7 +1,7 @@
 """LAFR: one-step blind face restoration with a latent alignment adapter.
 
-Importing this package loads nothing heavy: :class:`LAFRer` is resolved on first use, and :func:`register` imports the
-networks, losses, models, metrics and datasets when it is called.
+Importing this package loads nothing heavy: :class:`LAFRer` is resolved on first use, and :func:`register`, which only
+training by BasicSR needs, imports the networks, losses, training stages, metrics and datasets when it is called.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["LAFRer", "__version__", "register"]
-
-PLUGIN_PACKAGES = ("lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "lafr_data")
-PLUGIN_SUFFIXES = ("_arch", "_loss", "_model", "_metric", "_dataset")
 
 
 def __getattr__(name: str) -> Any:
@@ -32,16 +29,11 @@ def __dir__() -> list[str]:
 
 
 def register() -> None:
-    """Import every module that adds a class to one of BasicSR's registries; calling it again does nothing.
+    """Add every network, loss, training stage, metric and dataset to BasicSR's registries; again, it does nothing.
 
-    These are the modules of ``PLUGIN_PACKAGES`` whose names end in one of ``PLUGIN_SUFFIXES``, in alphabetical order.
+    Raises:
+        lafr_base.compat.MissingPackageError: BasicSR is not installed; the message says where it can be.
     """
-    import pkgutil
-    from importlib import import_module
+    from lafr_models.launcher import hand_over
 
-    import lafr_base.compat  # noqa: F401 - BasicSR can be imported only after it
-
-    for package in PLUGIN_PACKAGES:
-        for module in pkgutil.iter_modules(import_module(package).__path__):
-            if module.name.endswith(PLUGIN_SUFFIXES):
-                import_module(f"{package}.{module.name}")
+    hand_over()

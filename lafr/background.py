@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import lafr_base.compat  # noqa: F401  basicsr needs it before its first import
+from lafr_arch.baseline_arch import load_spandrel
 
 SCALE = 2
 """Enlargement of RealESRGAN_x2plus; other factors are resized from it."""
@@ -49,19 +49,18 @@ class RealESRGANBackground:
 
     @classmethod
     def from_file(cls, path: str | Path, device: torch.device, tile: int = 400) -> RealESRGANBackground:
-        """Load RealESRGAN_x2plus.pth (xinntao/Real-ESRGAN).
+        """Load RealESRGAN_x2plus.pth (xinntao/Real-ESRGAN), or another ESRGAN that doubles the size, by spandrel.
 
         Raises:
             ValueError: the file holds another network.
         """
-        from basicsr.archs.rrdbnet_arch import RRDBNet
-
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = RRDBNet(num_in_ch=3, num_out_ch=3, scale=SCALE, num_feat=64, num_block=23, num_grow_ch=32)
         try:
-            network.load_state_dict(state.get("params_ema", state.get("params", state)))
-        except RuntimeError as error:
+            network = load_spandrel(Path(path), "Real-ESRGAN", _esrgan)
+        except ValueError as error:
             raise ValueError(f"{path}: not the weights of RealESRGAN_x2plus ({error})") from error
+        scale = network(torch.zeros(1, 3, 8, 8)).shape[-1] // 8
+        if scale != SCALE:
+            raise ValueError(f"{path}: not the weights of RealESRGAN_x2plus (it enlarges by {scale})")
         return cls(network, device, tile)
 
     def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, None]:
@@ -103,3 +102,9 @@ class RealESRGANBackground:
         y1, x1 = (y - y0) * SCALE, (x - x0) * SCALE
         inner = output[:, y1 : y1 + h * SCALE, x1 : x1 + w * SCALE].float().clamp(0, 1).cpu().numpy()
         return np.rint(inner * top).astype(img.dtype).transpose(1, 2, 0)[..., ::-1]
+
+
+def _esrgan() -> Any:
+    from spandrel.architectures.ESRGAN import ESRGANArch
+
+    return ESRGANArch()

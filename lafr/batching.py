@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lafr_arch.restoring import as_restoring
+from lafr_base.dtypes import DTYPES
+
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PRECISIONS = ("auto", *DTYPES)
 """Names of the arithmetic a network can run in."""
 
 MAX_LEVELS = 2.0
 """With precision "auto", lower precision may change the faces by at most this many of 255 levels on average."""
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "DefaultCPUAllocator")
 
 
@@ -27,16 +28,16 @@ class FaceRunner:
     """Applies a network to faces of one size.
 
     Args:
-        network: maps (B, 3, S, S) RGB in [0, 1] to the same; used in eval mode, moved to `device`. Of one that has a
-            method `for_inference` (LAFRNet), the faster copy that it returns is used.
+        network: under `lafr_arch.restoring.RestoringNetwork`, or any module that maps (B, 3, S, S) RGB in [0, 1] to the
+            same; used in eval mode, moved to `device`. What its `for_inference` returns is what runs.
         device: where to run.
         batch_size: most faces at once. Halved for good whenever memory runs out.
         precision: one of `PRECISIONS`. LAFRNet lowers the parts that can bear it; other networks run under autocast. A
-            face whose result is not finite is repeated in fp32. "auto" is fp32, but for a LAFRNet on a GPU fp16 and on
-            a CPU with AMX bf16, unless the first batch differs from fp32 by more than `MAX_LEVELS`.
+            face whose result is not finite is repeated in fp32. "auto" is fp32, but for a network of `half_precision`
+            on a GPU fp16 and on a CPU with AMX bf16, unless the first batch differs by more than `MAX_LEVELS`.
         compiled: run the network through `torch.compile`, which takes minutes before the first batch; on a GPU as CUDA
             graphs. Shapes are static: a batch that is not full is filled up with copies of its last face. Where it
-            cannot be compiled, and for a LAFRNet on a CPU, whose own kernels are faster, a warning says so and it runs
+            cannot be compiled, and on a CPU for a network of `own_kernels`, a warning says so and it runs
             as it is.
 
     Raises:
@@ -57,13 +58,13 @@ class FaceRunner:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
         self.device = device
         self.batch_size = batch_size
-        self._network = network.to(device).eval()
-        self._for_inference = getattr(network, "for_inference", None)
-        if compiled and device.type == "cpu" and self._for_inference is not None:
+        network = network.to(device).eval()
+        self._network = as_restoring(network, image_size=0)  # the faces say their size themselves
+        if compiled and device.type == "cpu" and self._network.own_kernels:
             logger.warning("compile: left out; on a CPU this network's own kernels are faster")
             compiled = False
         self.compiled = compiled
-        lower = None if self._for_inference is None else fast_precision(device)
+        lower = fast_precision(device) if self._network.half_precision else None
         self.precision = (lower or "fp32") if precision == "auto" else precision
         self._settled = precision != "auto" or lower is None
         self._copies: dict[str, nn.Module] = {}
@@ -74,8 +75,7 @@ class FaceRunner:
     def _copy(self, precision: str) -> nn.Module:
         """The network as it runs in a precision, not compiled."""
         if precision not in self._copies:
-            made = self._network if self._for_inference is None else self._for_inference(_DTYPES.get(precision))
-            self._copies[precision] = made
+            self._copies[precision] = self._network.for_inference(None if precision == "fp32" else DTYPES[precision])
         return self._copies[precision]
 
     def __call__(self, faces: Sequence[np.ndarray], **options: Any) -> list[np.ndarray | None]:
@@ -151,10 +151,7 @@ class FaceRunner:
         if self.compiled and network is self.network:
             batch = [*batch, *[batch[-1]] * (self.batch_size - count)]
         stacked = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
-        dtype = _DTYPES.get(precision)
-        plain = dtype is None or self._for_inference is not None  # whose copy has that precision in it
-        with contextlib.nullcontext() if plain else torch.autocast(self.device.type, dtype=dtype):
-            output = network(torch.from_numpy(stacked).to(self.device), **options)
+        output = network(torch.from_numpy(stacked).to(self.device), **options)
         return list(output[:count].float().permute(0, 2, 3, 1).cpu().numpy())
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lafr import __version__
+from lafr_base.compat import MissingPackageError
 from lafr_base.option_map import OptionError
 from lafr_base.weights import WeightsError
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `lafr weights | head`; the rest of the output has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, OptionError, WeightsError) as error:
+    except (OSError, MissingPackageError, OptionError, WeightsError) as error:
         print(f"lafr {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lafr import faces as face_geometry
 from lafr.results import RestoredPhoto
+from lafr_base.geometry import align_matrix
 
 if TYPE_CHECKING:
     from lafr.background import BackgroundUpsampler
@@ -118,7 +119,7 @@ class Composer:
         pasted = [slot for slot, weight in enumerate(result.tones) if weight < LEFT]
         chosen = {result.numbers[slot] for slot in pasted}
         kept = [
-            face_geometry.align_matrix(face.landmarks, result.face_size)
+            align_matrix(face.landmarks, result.face_size)
             for number, face in enumerate(result.found)
             if number not in chosen
         ]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import bounds, corners, warp
 
 MASK_CENTER = (0.5, 0.52)
 """Centre of the pasted region in the crop, as a share of its side: faces sit a little below the middle."""
@@ -34,61 +34,6 @@ TONE_SIGMA = 0.125
 """Gaussian sigma, as a share of the crop's side, above which tones are the photo's at weight 0.5."""
 
 _BLOCK = 1024  # pixels a side: what is worked on at once, whatever the size of the face or the photo
-
-
-def align_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Return the similarity that moves five landmarks onto the FFHQ template.
-
-    The least-squares solution of Umeyama (1991). It places FFHQ faces as exactly as facexlib's LMEDS estimate
-    (median deviation 11.5 px of 512 for both) and has no random choice in it.
-
-    Args:
-        landmarks: (5, 2) photo pixels: eyes, nose, mouth corners, image-left first.
-        size: side of the crop in pixels.
-
-    Returns:
-        (2, 3) float64.
-
-    Raises:
-        ValueError: the landmarks are not finite, not (5, 2), or all in one place.
-    """
-    source = np.asarray(landmarks, dtype=np.float64)
-    if source.shape != (5, 2) or not np.isfinite(source).all():
-        raise ValueError(f"landmarks must be five finite points (5, 2); got {source.tolist()}")
-    target = (FFHQ_POINTS + 0.5) * (size / FFHQ_SIZE) - 0.5
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    a, b = source - source_mean, target - target_mean
-    variance = float((a * a).sum())
-    if variance < 1e-6:
-        raise ValueError(f"the five landmarks lie in one place, {source_mean.tolist()}")
-    cos = float((a * b).sum()) / variance
-    sin = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / variance
-    rotation = np.array([[cos, -sin], [sin, cos]])
-    return np.column_stack((rotation, target_mean - rotation @ source_mean))
-
-
-def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Cut the aligned face out of a photo.
-
-    Enlarging is bilinear, as the degradation that networks are trained on ends with; shrinking averages all
-    photo pixels that fall into a crop pixel. What lies outside the photo is its reflection.
-
-    Args:
-        image: (H, W, C) uint8, uint16 or float32.
-        matrix: (2, 3) from `align_matrix`.
-        size: side of the crop in pixels.
-
-    Returns:
-        (size, size, C) of the photo's type.
-    """
-    # Only the part around the face: OpenCV warps no source beyond 32,767 px a side.
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = _bounds(_corners(cv2.invertAffineTransform(matrix), 0, 0, size, size), margin=3)
-    x0, x1 = min(max(x0, 0), width - 1), max(min(x1, width), 1)
-    y0, y1 = min(max(y0, 0), height - 1), max(min(y1, height), 1)
-    part = image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    matrix = matrix @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
-    return _warp(part, matrix, size, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
 
 
 def paste_face(
@@ -133,7 +78,7 @@ def paste_face(
         if not mask.any():
             continue
         block_matrix = to_canvas - np.array([[0, 0, x], [0, 0, y]])
-        warped = _warp(face, block_matrix, w, h, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
+        warped = warp(face, block_matrix, w, h, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
         part = canvas[y : y + h, x : x + w]
         blended = part + mask[..., None] * (warped - part)
         part[:] = np.clip(np.rint(blended), 0, top).astype(canvas.dtype)
@@ -186,13 +131,13 @@ def draw_box(
     canvas: np.ndarray, matrix: np.ndarray, size: int, scale: tuple[float, float], number: int, chosen: bool = True
 ) -> None:
     """Outline a crop of `size` pixels on an enlarged photo, in place: green with its number, gray where not chosen."""
-    corners = _corners(_to_canvas(matrix, scale), -0.5, -0.5, size - 0.5, size - 0.5)
+    outline = corners(_to_canvas(matrix, scale), -0.5, -0.5, size - 0.5, size - 0.5)
     top = int(np.iinfo(canvas.dtype).max)
     thickness = max(1, round(min(canvas.shape[:2]) / 300))
     colour = (0, top, 0) if chosen else (top // 2,) * 3
-    points = np.rint(corners).astype(np.int32)
+    points = np.rint(outline).astype(np.int32)
     cv2.polylines(canvas, [points], True, colour, thickness)
-    side = float(np.linalg.norm(corners[1] - corners[0]))
+    side = float(np.linalg.norm(outline[1] - outline[0]))
     height = min(max(12, 0.12 * side), side)  # of the number, pixels
     scale_of_font = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, max(1, round(height)), thickness)
     anchor = int(points[0, 0]) + 2 * thickness, int(points[0, 1] + height) + 2 * thickness
@@ -210,36 +155,14 @@ def _to_canvas(matrix: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
 def _region(to_canvas: np.ndarray, size: int) -> tuple[int, int, int, int]:
     """Return the bounds of the canvas pixels that the mask of a crop can reach."""
     (cx, cy), (rx, ry) = MASK_CENTER, MASK_RADII
-    box = _corners(to_canvas, (cx - rx) * size, (cy - ry) * size, (cx + rx) * size, (cy + ry) * size)
-    return _bounds(box, margin=1)
-
-
-def _corners(matrix: np.ndarray, x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Return the four corners (4, 2) of a box, moved by a matrix."""
-    box = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    return box @ matrix[:, :2].T + matrix[:, 2]
-
-
-def _bounds(points: np.ndarray, margin: int) -> tuple[int, int, int, int]:
-    low, high = np.floor(points.min(axis=0)) - margin, np.ceil(points.max(axis=0)) + margin + 1
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    box = corners(to_canvas, (cx - rx) * size, (cy - ry) * size, (cx + rx) * size, (cy + ry) * size)
+    return bounds(box, margin=1)
 
 
 def _blocks(x0: int, y0: int, x1: int, y1: int) -> Iterator[tuple[int, int, int, int]]:
     for y in range(y0, y1, _BLOCK):
         for x in range(x0, x1, _BLOCK):
             yield x, y, min(_BLOCK, x1 - x), min(_BLOCK, y1 - y)
-
-
-def _warp(image: np.ndarray, matrix: np.ndarray, width: int, height: int, enlarge: int, border: int) -> np.ndarray:
-    """Warp by a similarity without aliasing: where it shrinks, sample finely and average."""
-    shrink = 1 / math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
-    if shrink <= 1.05:  # a few per cent alias nothing that can be seen, averaging would blur
-        return cv2.warpAffine(image, matrix, (width, height), flags=enlarge, borderMode=border)
-    k = math.ceil(shrink)
-    fine = k * matrix + np.array([[0, 0, (k - 1) / 2], [0, 0, (k - 1) / 2]])
-    sampled = cv2.warpAffine(image, fine, (width * k, height * k), flags=cv2.INTER_LINEAR, borderMode=border)
-    return cv2.resize(sampled, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _radius(to_crop: np.ndarray, size: int, x: int, y: int, w: int, h: int) -> np.ndarray:

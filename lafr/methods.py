@@ -6,7 +6,7 @@ The same texts name networks everywhere: ``lafr compare --methods``, ``lafr rest
 | --- | --- |
 | ``mini`` | the bundled network |
 | FOLDER | a network that was trained here, deployed: config.json and model.safetensors |
-| ``osediff:FOLDER`` | a deployed network that OSEDiffModel trained |
+| ``osediff:FOLDER`` | the same, called osediff |
 | ``gfpgan:PATH``, ``codeformer:PATH``, ``restoreformer:PATH`` | a published checkpoint |
 | ``gfpgan``, ``codeformer``, ``restoreformer`` | the checkpoint that ``lafr weights`` lists |
 | ``bicubic`` | the face as it came, enlarged |
@@ -50,7 +50,7 @@ class MethodSpec:
 
     Attributes:
         name: heading of its column and name of its folder of results; no slash, no space.
-        kind: ``lafr``, ``osediff``, ``bicubic``, ``results``, or a key of `BASELINES`.
+        kind: ``lafr``, ``bicubic``, ``results``, or a key of `BASELINES`.
         path: folder or checkpoint, which exists; None for ``bicubic``.
         options: ``w`` of ``codeformer``, 0 to 1; ``noise`` of ``gfpgan``, 0 or 1; ``size`` of ``bicubic``, side of its
             faces in pixels.
@@ -85,7 +85,7 @@ def parse_method(text: str) -> MethodSpec:
             kind, kind, _checkpoint(kind, path, text) if colon else weights.require(BASELINES[kind]), options
         )
     elif kind == "osediff" and colon:
-        found = MethodSpec(kind, kind, _deployed(Path(rest).expanduser(), text))
+        found = MethodSpec(kind, "lafr", _deployed(Path(rest).expanduser(), text))
     elif kind == "bicubic" and not colon:
         _, options = _split_options(spec.removeprefix(kind), text)
         _allow(kind, options, text)

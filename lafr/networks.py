@@ -11,24 +11,22 @@ from torch import nn
 from lafr.methods import MODELS as MODELS
 from lafr.methods import MethodError, MethodSpec, parse_method
 from lafr_arch.restorer_base import is_restorer, load_restorer
+from lafr_arch.restoring import as_restoring
 
 
-def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.device) -> nn.Module:
-    """Load a network by what `lafr.methods.parse_method` calls it; a module is returned as it is.
+def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.device) -> Any:
+    """Load a network by what `lafr.methods.parse_method` calls it, or take a module for one.
 
     Returns:
-        A module that maps (B, 3, S, S) RGB in [0, 1] to the same and has S as `image_size`. Its attribute
-        `weight_means`, where it has one, says what the restorer's weight means for it: see `lafr.restorer.LAFRer`.
+        A module that fulfils `lafr_arch.restoring.RestoringNetwork`: the one given, where it does.
 
     Raises:
         lafr.methods.MethodError: no such network, or a folder of results.
         FileNotFoundError, lafr_base.weights.MissingWeightsError: a folder or checkpoint is not there.
-        ValueError: a file that holds something else, or a module without `image_size`.
+        ValueError: a file that holds something else, or a module that lacks something.
     """
     if isinstance(model, nn.Module):
-        if not hasattr(model, "image_size"):
-            raise ValueError("model: the module needs an attribute image_size, the side of its faces in pixels")
-        return model
+        return as_restoring(model)
     spec = model if isinstance(model, MethodSpec) else parse_method(str(model))
     if not spec.is_network:
         raise MethodError(f"model {str(model)!r} is a folder of results; a network is needed here")
@@ -38,13 +36,10 @@ def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.devic
 def _build(spec: MethodSpec) -> nn.Module:
     if spec.kind == "lafr" and spec.path is not None and is_restorer(spec.path):
         return load_restorer(spec.path)
-    if spec.kind in ("lafr", "osediff"):
+    if spec.kind == "lafr":
         from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
 
-        net: Any = LAFRNet.from_pretrained(str(spec.path))
-        if spec.kind == "osediff":
-            net.weight_means = "none"
-        return net
+        return LAFRNet.from_pretrained(str(spec.path))
     from lafr_arch import baseline_arch
 
     if spec.kind == "bicubic":

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from lafr import faces as face_geometry
-from lafr.ahead import ahead
+from lafr import pipeline
 from lafr.batching import FaceRunner
-from lafr.choice import EVERY_FACE, FaceChoice, FoundFace, Wishes
-from lafr.composing import Composer, to_unit_range
+from lafr.choice import EVERY_FACE, FaceChoice, Wishes
+from lafr.composing import Composer
 from lafr.detectors import Detector, build_detector
 from lafr.networks import load_network, pick_device
 from lafr.results import RestoredPhoto
-from lafr_base.images import Photo, read_image, to_uint8
+from lafr.steps import PhotoSteps
 
 if TYPE_CHECKING:
     from lafr.background import BackgroundUpsampler
@@ -34,29 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HELD_PIXELS = 64_000_000
-"""Photos waiting for a batch to fill hold at most about this many pixels (and twice the batch size of photos)."""
-
-
 MAX_THREADS = 8
 """Most threads that read photos, and as many that paste them, while a GPU restores their faces."""
-
-LARGE_FACE = 2.0
-"""Faces whose crop is this many times larger than the network's size are reported: they may become less sharp."""
-
-
-@dataclass
-class _Pending:
-    """A photo in the queue: its faces wait for the network."""
-
-    result: RestoredPhoto
-    outputs: list[np.ndarray | None]
-    missing: int
-
-    @property
-    def pixels(self) -> int:
-        image = self.result.input_img
-        return 0 if image is None else image.shape[0] * image.shape[1]
 
 
 class LAFRer:
@@ -71,8 +44,8 @@ class LAFRer:
         device: "cpu", "cuda", ...; None or "auto" for a GPU where there is one.
         model: "mini", a folder (config.json, model.safetensors), "gfpgan:PATH", "codeformer:PATH",
             "restoreformer:PATH" or what else `lafr.methods` says, or a module that maps (B, 3, S, S) RGB in [0, 1] to
-            the same and has S as `image_size`. Its attribute `weight_means` says what `weight` of `enhance` means
-            for it: "tones" (the default), "network" (its forward takes it as keyword `weight`) or "none".
+            the same and has S as `image_size`. What else a module may offer is said by
+            `lafr_arch.restoring.RestoringNetwork`, what `weight` of `enhance` means for it, for one.
         detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
@@ -115,13 +88,10 @@ class LAFRer:
         self.upscale = upscale
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)
-        self.face_size = int(network.image_size)  # type: ignore[arg-type]
-        self._weight_means = str(getattr(network, "weight_means", "tones"))
-        self._runner = FaceRunner(network, self.device, batch_size, precision, compiled)
+        self.face_size = network.image_size
+        runner = FaceRunner(network, self.device, batch_size, precision, compiled)
         if isinstance(detection_model, str):
             detection_model = build_detector(detection_model, device=str(self.device))
-        self.detector: Detector = detection_model
-        self.eye_dist_threshold = eye_dist_threshold
         meter: IdentityMeter | None = None
         if identity:
             from lafr.identity import IdentityMeter
@@ -129,6 +99,10 @@ class LAFRer:
             meter = IdentityMeter(self.device)
         self.composer = Composer(upscale, bg_upsampler, meter, identity_threshold)
         """Makes faces and photos of what the network gave."""
+        self.steps = PhotoSteps(
+            runner, detection_model, self.composer, self.face_size, network.weight_means, eye_dist_threshold
+        )
+        """What is done with each photo."""
         # On a CPU the network takes what there is.
         self.threads = 1 if self.device.type == "cpu" else min(MAX_THREADS, os.cpu_count() or 1)
         """Threads that read, and as many that paste, beside the network."""
@@ -138,7 +112,7 @@ class LAFRer:
     @property
     def network(self) -> nn.Module:
         """What restores the faces, in the form in which it runs; see `lafr.batching.FaceRunner`."""
-        return self._runner.network
+        return self.steps.runner.network
 
     def enhance(
         self,
@@ -195,8 +169,8 @@ class LAFRer:
     ) -> Iterator[RestoredPhoto]:
         """Restore photos one after the other, their faces in common batches.
 
-        Photos are read when their turn comes, and memory is bounded by `HELD_PIXELS`, not by their number. One
-        that fails gives a result with `error`; the others are not touched by it.
+        Photos are read when their turn comes, and memory is bounded by `lafr.pipeline.HELD_PIXELS`, not by their
+        number. One that fails gives a result with `error`; the others are not touched by it.
 
         Args:
             images: arrays as `enhance` takes them, or paths.
@@ -223,179 +197,9 @@ class LAFRer:
             raise ValueError("an aligned photo is one face: leave out the choice of faces")
         if choice.like is not None and meter is not None:
             least = meter.calibration.threshold if choice.min_likeness is None else choice.min_likeness
-            choice = replace(choice, like=self._reference(choice.like), min_likeness=least)
+            choice = replace(choice, like=self.steps.reference(choice.like), min_likeness=least)
         choice = replace(choice, center=True) if only_center_face else choice
         wishes = Wishes(has_aligned, paste_back and not has_aligned, weight, weights or {}, choice, keep_identity)
-        if self._weight_means == "none" and {weight, *wishes.weights.values()} != {0.5}:
+        if self.steps.weight_means == "none" and {weight, *wishes.weights.values()} != {0.5}:
             logger.warning("weight %g has no effect: this network has no such knob, or its own is set", weight)
-        return self._stream(images, wishes)
-
-    def _reference(self, image: np.ndarray | str | Path) -> np.ndarray:
-        """The embedding (128,) of the largest face of a photo."""
-        result = self._read(image).or_raise()
-        assert result.input_img is not None
-        assert self.composer.meter is not None
-        found = self._find(result.input_img)
-        if not found:
-            raise ValueError(f"{result.name}: no face was found to compare others with; pass a clearer photo")
-        face = max(found, key=lambda face: face.area)
-        return self.composer.meter.embed([self._cut(result.input_img, face)[0]])[0]
-
-    def _stream(self, images: Iterable[np.ndarray | str | Path], wishes: Wishes) -> Iterator[RestoredPhoto]:
-        photos: deque[_Pending] = deque()
-        waiting: deque[tuple[_Pending, int]] = deque()
-        finished: deque[Future[RestoredPhoto]] = deque()
-        # While the network runs, the next photos are read and searched for faces, and the last ones pasted together.
-        # Detectors keep a state, so that one thread has them all.
-        pools = (ThreadPoolExecutor(count) for count in (self.threads, 1, self.threads))
-        with next(pools) as readers, next(pools) as searcher, next(pools) as behind:
-            search = partial(self._search, wishes=wishes)
-            finish = partial(self._finish, wishes=wishes)
-            read = ahead(readers, self._read, images, self.threads)
-            for pending in ahead(searcher, search, read, 1):
-                photos.append(pending)
-                waiting.extend((pending, index) for index in range(pending.missing))
-                held = sum(photo.pixels for photo in photos)
-                full = held > HELD_PIXELS or len(photos) > 2 * self._runner.batch_size
-                while len(waiting) >= (1 if full else self._runner.batch_size):
-                    self._run_batch(waiting, wishes)
-                while photos and not photos[0].missing:
-                    finished.append(behind.submit(finish, photos.popleft()))
-                while len(finished) > self.threads or (finished and finished[0].done()):
-                    yield finished.popleft().result()
-            while photos or finished:
-                while photos and photos[0].missing:
-                    self._run_batch(waiting, wishes)
-                if photos:
-                    finished.append(behind.submit(finish, photos.popleft()))
-                if not photos or len(finished) > self.threads:
-                    yield finished.popleft().result()
-
-    def _read(self, image: np.ndarray | str | Path) -> RestoredPhoto:
-        """Read; a failure is kept in the result, as by all that follow."""
-        result = RestoredPhoto(self.upscale, self.face_size)
-        try:
-            photo = read_image(image) if isinstance(image, (str, Path)) else as_photo(image)
-            result.photo, result.input_img = photo, photo.bgr
-        except Exception as error:  # one bad photo must not stop the others
-            _fail(result, error)
-        return result
-
-    def _search(self, result: RestoredPhoto, wishes: Wishes) -> _Pending:
-        """Detect, choose and crop."""
-        try:
-            if result.input_img is not None and wishes.has_aligned:
-                result.cropped_faces, result.numbers = [self._fit(result.input_img)], [0]
-            elif result.input_img is not None:
-                self._crop(result, result.input_img, wishes.choice)
-        except Exception as error:
-            _fail(result, error)
-        count = len(result.cropped_faces)
-        result.weights = [wishes.weight_of(number) for number in result.numbers]
-        result.eased = [False] * count
-        return _Pending(result, [None] * count, count)
-
-    def _fit(self, face: np.ndarray) -> np.ndarray:
-        height, width = face.shape[:2]
-        if height != width:
-            raise ValueError(f"an aligned face must be square; got {width} x {height} px")
-        shrinks = height > self.face_size
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return cv2.resize(face, (self.face_size, self.face_size), interpolation=interpolation)
-
-    def _crop(self, result: RestoredPhoto, image: np.ndarray, choice: FaceChoice) -> None:
-        height, width = image.shape[:2]
-        result.found = self._find(image)
-        crops = [self._cut(image, face) for face in result.found] if choice.like is not None else []
-        if crops and self.composer.meter is not None:
-            likeness = self.composer.meter.embed([crop for crop, _ in crops]) @ choice.like
-            result.found = [replace(f, likeness=float(v)) for f, v in zip(result.found, likeness, strict=True)]
-        result.numbers = choice.pick(result.found, width, height)
-        for number in result.numbers:
-            face = result.found[number]
-            crop, matrix = crops[number] if crops else self._cut(image, face)
-            result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
-            result.all_landmarks_5.append(face.landmarks)
-            result.affine_matrices.append(matrix)
-            side = self.face_size / math.sqrt(float(np.linalg.det(matrix[:, :2])))
-            if side > LARGE_FACE * self.face_size:
-                message = "%s: a face of %d px is restored at %d px and loses its finest detail"
-                logger.warning(message, result.name, side, self.face_size)
-            result.cropped_faces.append(crop)
-
-    def _find(self, image: np.ndarray) -> list[FoundFace]:
-        """Find the faces that are not too small, left to right."""
-        if min(image.shape[:2]) <= 2 * self.eye_dist_threshold:
-            return []  # smaller than the smallest face
-        found = [
-            FoundFace(face.box, face.landmarks, float(face.score)) for face in self.detector.detect(to_uint8(image))
-        ]
-        found = [f for f in found if np.linalg.norm(f.landmarks[1] - f.landmarks[0]) >= self.eye_dist_threshold]
-        return sorted(found, key=lambda face: float(face.box[0] + face.box[2]))
-
-    def _cut(self, image: np.ndarray, face: FoundFace) -> tuple[np.ndarray, np.ndarray]:
-        matrix = face_geometry.align_matrix(face.landmarks, self.face_size)
-        return face_geometry.warp_face(image, matrix, self.face_size), matrix
-
-    def _run_batch(self, waiting: deque[tuple[_Pending, int]], wishes: Wishes) -> None:
-        batch: list[tuple[_Pending, int]] = []
-        weight = wishes.weight
-        while waiting and len(batch) < self._runner.batch_size:
-            own = waiting[0][0].result.weights[waiting[0][1]]
-            if batch and own != weight and self._weight_means == "network":
-                break  # its forward takes one weight for all
-            weight = own
-            pending, index = waiting.popleft()
-            pending.missing -= 1
-            if pending.result.error is None:
-                batch.append((pending, index))
-        crops = [to_unit_range(pending.result.cropped_faces[index]) for pending, index in batch]
-        options = {"weight": weight} if self._weight_means == "network" else {}
-        try:
-            outputs: Sequence[np.ndarray | None] = self._runner([crop[..., ::-1] for crop in crops], **options)
-        except Exception as error:
-            for pending, _ in batch:
-                _fail(pending.result, error)
-            return
-        for (pending, index), output in zip(batch, outputs, strict=True):
-            pending.outputs[index] = None if output is None else output[..., ::-1]
-            if output is None:
-                _fail(pending.result, FloatingPointError("the network's result is not finite, even in fp32"))
-
-    def _finish(self, pending: _Pending, wishes: Wishes) -> RestoredPhoto:
-        result = pending.result
-        if result.error is not None or result.input_img is None:
-            return result
-        try:
-            tones = result.weights if self._weight_means == "tones" else [0.0] * len(result.weights)
-            outputs = [output for output in pending.outputs if output is not None]
-            self.composer.finish_faces(result, outputs, tones, wishes.keep_identity)
-            if wishes.paste_back:
-                self.composer.paste(result)
-        except Exception as error:
-            _fail(result, error)
-        return result
-
-
-def as_photo(image: np.ndarray) -> Photo:
-    """Wrap an array given to `LAFRer.enhance`.
-
-    Raises:
-        ValueError: not a (H, W), (H, W, 3) or (H, W, 4) array of uint8 or uint16.
-    """
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"img must be an array; got {type(image).__name__} (cv2.imread gives None for bad files)")
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
-        raise ValueError(f"img must be (H, W), (H, W, 3) or (H, W, 4); got {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"img must be uint8 or uint16, BGR; got {image.dtype}")
-    bgr = image[..., [0, 0, 0]] if image.shape[2] == 1 else np.ascontiguousarray(image[..., :3])
-    return Photo(bgr=bgr, alpha=image[..., 3] if image.shape[2] == 4 else None, gray=image.shape[2] == 1)
-
-
-def _fail(result: RestoredPhoto, error: Exception) -> None:
-    logger.debug("photo failed", exc_info=error)
-    result.error = result.error or error
-    result.restored_faces, result.restored_img, result.restored_alpha = [], None, None
+        return pipeline.run(self.steps, images, wishes, self.threads)

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lafr.choice import FoundFace
-from lafr.faces import align_matrix, draw_box
+from lafr.faces import draw_box
 from lafr_base.files import shown
+from lafr_base.geometry import align_matrix
 from lafr_base.images import MAX_SIDE, OUTPUT_SUFFIXES, DiskError, Photo, write_image
 
 _T = TypeVar("_T")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from lafr_arch.codebook import Codebook
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class _ResidualBlock(nn.Module):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn.functional import interpolate
 
-import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.bundled import BundledNet
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class ConvUnit(nn.Sequential):

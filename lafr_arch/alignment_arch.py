@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.codebook import Codebook
+from lafr_base.registry import ARCH_REGISTRY
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class IRBlock(nn.Module):

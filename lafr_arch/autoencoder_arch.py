@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor, nn
+
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class ResidualBlock(nn.Module):

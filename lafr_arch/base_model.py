@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from lafr_arch.autoencoder_arch import MiniAutoencoder
-from lafr_arch.base_configs import has_text_encoder
+from lafr_arch.base_configs import BaseConfigs, base_configs, has_text_encoder
 from lafr_base import weights
 
 VAE_CLASSES: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "MiniAutoencoder": MiniAutoencoder}
@@ -40,6 +40,8 @@ class BaseModel:
 def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     """Load the folders vae, unet, scheduler and, for the prompt, tokenizer and text_encoder of a base model.
 
+    Where the meta device is the default one, the parts are on it, and their configurations suffice.
+
     Args:
         path: local folder, or a hub id or name as :func:`lafr_base.weights.find` takes it; nothing is fetched.
         prompt: text to condition on; None for a base model without a text encoder, whose UNet was trained with a single
@@ -49,6 +51,8 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
     Raises:
         BaseModelError: something is missing or does not fit; says what and where.
     """
+    if torch.get_default_device().type == "meta":
+        return _empty(base_configs(path), timestep)
     try:
         folder = weights.require(path)
     except weights.MissingWeightsError as error:
@@ -71,6 +75,22 @@ def load_base_model(path: str, prompt: str | None, timestep: int) -> BaseModel:
         vae=vae,
         unet=unet,
         prompt_embeds=embeds,
+        prediction_type=scheduler.config.prediction_type,
+        alpha_cumprod=float(scheduler.alphas_cumprod[timestep].double()),
+        alphas_cumprod=scheduler.alphas_cumprod,
+    )
+
+
+def _empty(configs: BaseConfigs, timestep: int) -> BaseModel:
+    vae_config = dict(configs.vae)
+    vae_class = VAE_CLASSES[vae_config.pop("_class_name", "AutoencoderKL")]
+    with torch.device("cpu"):
+        scheduler = DDPMScheduler.from_config(configs.scheduler)
+    unet = UNet2DConditionModel.from_config(configs.unet)
+    return BaseModel(
+        vae=vae_class.from_config(vae_config),
+        unet=unet,
+        prompt_embeds=torch.empty(1, configs.n_tokens, unet.config.cross_attention_dim),
         prediction_type=scheduler.config.prediction_type,
         alpha_cumprod=float(scheduler.alphas_cumprod[timestep].double()),
         alphas_cumprod=scheduler.alphas_cumprod,

@@ -6,25 +6,23 @@ non-commercial licences (CodeFormer's is the S-Lab License 1.0). All work on FFH
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from basicsr.utils.registry import ARCH_REGISTRY
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr_arch.restoring import RunsAsItIs
 from lafr_base import weights
+from lafr_base.checkpoints import read_checkpoint
+from lafr_base.registry import ARCH_REGISTRY
 
 IMAGE_SIZE = 512
 INSTALL = "pip install 'lafr[baselines]'"
 
 
-class _Baseline(nn.Module):
+class _Baseline(RunsAsItIs, nn.Module):
     """A network of spandrel behind this project's convention: RGB in [0, 1] in and out.
 
     spandrel's own call would not do: for GFPGAN and CodeFormer it leaves out the mapping to [-1, 1].
@@ -33,11 +31,9 @@ class _Baseline(nn.Module):
         model: spandrel's network, (B, 3, 512, 512) RGB in [-1, 1] to a tuple that starts with the same.
         arguments: further arguments of its call.
         image_size: side of its faces in pixels.
-        weight_means: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means for this network: nothing.
     """
 
     image_size = IMAGE_SIZE
-    weight_means = "none"
 
     def __init__(self, path: str, title: str, architecture: Callable[[], Any]) -> None:
         super().__init__()
@@ -120,14 +116,12 @@ class CodeFormerBaseline(_Baseline):
 
 
 @ARCH_REGISTRY.register()
-class BicubicBaseline(nn.Module):
+class BicubicBaseline(RunsAsItIs, nn.Module):
     """No restoration: the face as it came, enlarged.
 
     Args:
         image_size: side of the result in pixels.
     """
-
-    weight_means = "none"
 
     def __init__(self, image_size: int = IMAGE_SIZE) -> None:
         super().__init__()
@@ -162,28 +156,15 @@ def load_spandrel(path: Path, title: str, architecture: Callable[[], Any]) -> nn
         arch = architecture()
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{title} needs the package {error.name}: {INSTALL}", name=error.name) from error
-    try:
-        # Not by spandrel's ModelLoader, which unpickles with an allow-list of its own instead of weights_only.
-        state = canonicalize_state_dict(_read(path))
-        fits = bool(arch.detect(state))
-    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
-    if not fits:
+    # Not by spandrel's ModelLoader, which unpickles with an allow-list of its own instead of weights_only.
+    state = canonicalize_state_dict(read_checkpoint(path))
+    if not arch.detect(state):
         raise ValueError(f"{path} is no checkpoint of {title}")
     try:
         model: nn.Module = arch.load(state).model
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is no checkpoint of {title}: {error}") from error
     return model.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(stored, dict):
-        raise TypeError(f"it holds a {type(stored).__name__}, not a state dict")
-    return stored
 
 
 def _gfpgan() -> Any:

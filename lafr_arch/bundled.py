@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lafr_base.files import share
+from lafr_base.files import whole
 
 _Net = TypeVar("_Net", bound="BundledNet")
 
@@ -24,11 +24,10 @@ class BundledNet(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (fp16, half the size)."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous().cpu() for k, v in state.items()}, str(folder / "model.safetensors"))
-        share(folder)
+        with whole(folder / "config.json") as config, whole(folder / "model.safetensors") as weights:
+            config.write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+            save_file({k: v.contiguous().cpu() for k, v in state.items()}, weights)
 
     @classmethod
     def from_pretrained(cls: type[_Net], folder: str | Path, device: str | torch.device = "cpu") -> _Net:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.restorer_base import Losses, Restorer, load_start
 from lafr_arch.vq_autoencoder_arch import VQAutoencoder
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class TransformerLayer(nn.Module):

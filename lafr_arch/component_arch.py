@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.registry import ARCH_REGISTRY
 
 # Name, points of the template whose centre it has, side in pixels of a face of 512 (GFPGAN cuts 80 and 120, enlarged
 # by 1.4 for eyes).

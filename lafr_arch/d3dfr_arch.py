@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+
+from lafr_base.registry import ARCH_REGISTRY
 
 # Sizes of the groups, in the order of ``final_layers``: identity, expression, texture, angle, light, x and y, z.
 COEFFICIENTS = (80, 64, 80, 3, 27, 2, 1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.aligner_arch import ConvUnit, ResidualUnit
 from lafr_arch.bundled import BundledNet
+from lafr_base.registry import ARCH_REGISTRY
 
 CELL = 16
 """Side in pixels of the squares that get one number each."""

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers.models.autoencoders.vae import DecoderTiny
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from lafr_arch.autoencoder_arch import ResidualBlock
-from lafr_arch.part_weights import load_part
+from lafr_arch.parts import load_part
 from lafr_base import weights
+from lafr_base.registry import ARCH_REGISTRY
 
 FACTOR = 8
 """How many times larger the image's sides are than the latent's."""
@@ -121,9 +120,17 @@ def build_decoder(config: Mapping[str, Any], vae_config: Any) -> Any:
         raise ValueError(f"decoder: type: {kind} is unknown; use SmallDecoder or TAESDDecoder")
     taken = {"latent_channels": vae_config.latent_channels, "scaling_factor": vae_config.scaling_factor}
     try:
-        return build_network({**taken, **config})
+        return ARCH_REGISTRY.build(config, **taken)
     except TypeError as error:
         raise ValueError(f"decoder: {error}") from error
+
+
+def frozen_decoder(config: Mapping[str, Any], vae_config: Any, path: str | None = None) -> nn.Module:
+    """As :func:`build_decoder`, in eval mode and without gradients, with weights as :func:`load_decoder` takes them."""
+    decoder: nn.Module = build_decoder(config, vae_config).eval().requires_grad_(False)
+    if path is not None:
+        load_decoder(decoder, path)
+    return decoder
 
 
 def load_decoder(decoder: nn.Module, path: str) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lafr_arch.base_model import VAE_CLASSES
+from lafr_arch.decoder_arch import frozen_decoder
+from lafr_arch.fidelity_arch import build_fidelity
 from lafr_arch.ip_adapter import IPAdapter, add_image_attention
+from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import StaticUNet
-from lafr_base.files import share
+from lafr_base.files import whole
 
 if TYPE_CHECKING:
     from lafr_arch.lafr_arch import LAFRNet
@@ -38,30 +40,23 @@ def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) 
         "image_size": net.image_size,
         "prediction_type": net.prediction_type,
         "alpha_cumprod": net.alpha_cumprod,
-        "alignment": net.alignment_config,
+        "weight_means": net.weight_means,
+        "half_precision": net.half_precision,
+        "alignment": net.configs.get("alignment"),
         "vae": {k: v for k, v in net.vae.config.items() if k == "_class_name" or not k.startswith("_")},
         "unet": {**net.unet.unet_config, "n_tokens": net.unet.n_tokens},
     }
     config["vae"]["_class_name"] = type(net.vae).__name__
-    if net.decoder_config is not None:
-        config["decoder"] = net.decoder_config
-    if net.fidelity_config is not None:
-        config["fidelity"] = net.fidelity_config
+    config |= {name: value for name, value in net.configs.items() if name != "alignment"}
     if net.ip_adapter is not None:
         config["ip_adapter"] = net.ip_adapter.deployed_config()
     state = {
         name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
         for name, value in net.state_dict().items()
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        weights, text = Path(temporary) / WEIGHTS_NAME, Path(temporary) / "config.json"
+    with whole(Path(folder) / "config.json") as text, whole(Path(folder) / WEIGHTS_NAME) as weights:
         save_file(state, weights, metadata={"format": "pt"})
         text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        share(Path(temporary))
-        os.replace(weights, folder / WEIGHTS_NAME)
-        os.replace(text, folder / "config.json")
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -82,8 +77,11 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def empty_parts(config: dict[str, Any]) -> tuple[nn.Module, StaticUNet, IPAdapter | None]:
-    """The VAE, the pruned UNet and the IP-Adapter, if any, that a configuration of :func:`read` describes."""
+def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :class:`LAFRNet` that a configuration of :func:`read` describes, without weights.
+
+    Folders that were written before ``weight_means`` and ``half_precision`` were are LAFR's own: the defaults hold.
+    """
     unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
     n_tokens = unet_config.pop("n_tokens")
     unet: Any = UNet2DConditionModel.from_config(unet_config)
@@ -91,8 +89,19 @@ def empty_parts(config: dict[str, Any]) -> tuple[nn.Module, StaticUNet, IPAdapte
     if config.get("ip_adapter") is not None:
         conditioner = IPAdapter.from_deployed_config(config["ip_adapter"], unet.config.cross_attention_dim)
         add_image_attention(unet, conditioner.tokens, conditioner.scale)
-    vae: Any = VAE_CLASSES[vae_config.pop("_class_name")]
-    return vae.from_config(vae_config), StaticUNet(unet, n_tokens), conditioner
+    vae: Any = VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config)
+    configs = {name: config[name] for name in ("alignment", "decoder", "fidelity") if config.get(name) is not None}
+    scalars = ("prediction_type", "alpha_cumprod", "image_size", "weight_means", "half_precision")
+    return {
+        "vae": vae,
+        "unet": StaticUNet(unet, n_tokens),
+        "alignment": build_alignment(configs.get("alignment"), vae.config.latent_channels),
+        "ip_adapter": conditioner,
+        "fidelity": build_fidelity(configs["fidelity"], vae) if "fidelity" in configs else None,
+        "decoder": frozen_decoder(configs["decoder"], vae.config) if "decoder" in configs else None,
+        "configs": configs,
+        **{name: config[name] for name in scalars if name in config},
+    }
 
 
 def is_deployed(folder: str | Path) -> bool:

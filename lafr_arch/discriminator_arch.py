@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lafr_arch.efficientnet_arch import SCALE_CHANNELS, EfficientNetLite0
+from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
 

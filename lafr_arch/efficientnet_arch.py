@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lafr_base.checkpoints import read_state
+from lafr_base.registry import ARCH_REGISTRY
 
 # Expansion, kernel, stride of the first repeat, channels, repeats.
 _STAGES = (
@@ -100,11 +101,11 @@ class EfficientNetLite0(nn.Module):
         Raises:
             ValueError: the file holds something else; the message names it.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(Path(path))
         net = cls().eval()
         try:
             net.load_state_dict({name: value for name, value in state.items() if not name.startswith("_fc.")})
-        except (RuntimeError, AttributeError) as error:
+        except RuntimeError as error:
             raise ValueError(f"{path} is not EfficientNet-Lite0's checkpoint: {error}") from error
         return net.fold().requires_grad_(False)
 

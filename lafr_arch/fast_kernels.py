@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lafr_arch.map_memory import MapMemory
+from lafr_base.files import whole
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,8 @@ def _compile(folder: Path) -> Path:
     library = folder / f"lafr_kernels_{key}.so"
     if library.is_file():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        compiled, linked = Path(temporary) / "kernels.o", Path(temporary) / "kernels.so"
+    with tempfile.TemporaryDirectory() as temporary, whole(library) as linked:
+        compiled = Path(temporary) / "kernels.o"
         # Linked without -fopenmp: the OpenMP runtime is torch's, already in the process. A second one would bring
         # threads of its own, which compete with torch's for the cores.
         for command in (
@@ -81,7 +81,6 @@ def _compile(folder: Path) -> Path:
             done = subprocess.run([compiler, *command], capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise KernelError(f"{compiler} failed on {_SOURCE.name}: {done.stderr.strip()[-500:]}")
-        os.replace(linked, library)
     return library
 
 

@@ -7,13 +7,14 @@ models: maps of the encoder correct the decoder's at the same sizes, as far as b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.autoencoder_arch import ResidualBlock
+from lafr_base.registry import ARCH_REGISTRY
 
 
 class _Fusion(nn.Module):
@@ -61,3 +62,18 @@ class FidelityPath(nn.Module):
     def forward(self, index: int, encoded: Tensor, decoded: Tensor) -> Tensor:
         """The decoder's map number ``index``, coarse to fine, corrected by the encoder's."""
         return decoded + self.fusions[index](encoded, decoded)
+
+
+def build_fidelity(options: Mapping[str, Any], vae: Any) -> FidelityPath:
+    """A path for the maps that a VAE offers.
+
+    Args:
+        options: arguments of :class:`FidelityPath` beside those that the VAE gives.
+        vae: a VAE whose ``fusion_channels`` are the channels of its encoder's and its decoder's maps.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not hasattr(vae, "fusion_channels"):
+        raise ValueError(f"network_g: fidelity: a {type(vae).__name__} offers no maps of its encoder; leave it out")
+    return FidelityPath(*vae.fusion_channels, **options)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.restorer_base import Losses, Restorer, load_start, spandrel_module
+from lafr_base.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.bundled import BundledNet
 from lafr_arch.recognition import recognition_crop
+from lafr_base.registry import ARCH_REGISTRY
 
 EMBEDDING = 128
 """Length of an embedding; the teacher's."""

@@ -6,22 +6,21 @@ own, beside those of the prompt: ``attention(q, k, v) + scale * attention(q, k_i
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lafr_arch.ip_adapter_encoder_arch import ImageEncoder
 from lafr_arch.static_unet import StaticCrossAttention, cross_attentions
 from lafr_base import weights as weight_files
+from lafr_base.checkpoints import read_checkpoint
+from lafr_base.registry import ARCH_REGISTRY
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +59,8 @@ class IPAdapter(nn.Module):
           weights: ~  # or a published IP-Adapter: see IPAdapter.on
 
     Args:
+        encoder: of the face.
         cross_attention_dim: length of a token, the UNet's.
-        encoder: ``type`` (a class of :mod:`lafr_arch.ip_adapter_encoder_arch`) and its arguments; IP-Adapter's CLIP by
-            default.
         tokens: how many a face has; IP-Adapter's published projections make 4.
         scale: factor of the image attention.
 
@@ -70,41 +68,46 @@ class IPAdapter(nn.Module):
         ValueError: an option has no valid value.
     """
 
-    def __init__(
-        self,
-        cross_attention_dim: int,
-        encoder: Mapping[str, Any] = CLIP,
-        tokens: int = 4,
-        scale: float = 1.0,
-    ) -> None:
+    def __init__(self, encoder: ImageEncoder, cross_attention_dim: int, tokens: int = 4, scale: float = 1.0) -> None:
         super().__init__()
         if tokens < 1:
             raise ValueError(f"network_g: ip_adapter: tokens must be at least 1; got {tokens}")
-        made, arguments = _encoder_class(encoder)
-        self._set(made(**arguments), cross_attention_dim, tokens, scale)
-
-    @classmethod
-    def on(cls, unet: UNet2DConditionModel, weights: str | None = None, **options: Any) -> IPAdapter:
-        """The adapter of a full UNet, which gets its image attention.
-
-        Args:
-            unet: gets :func:`add_image_attention`.
-            weights: published IP-Adapter to start from (``ip-adapter_sd15.safetensors``, ``.bin``), as
-                :func:`load_published` takes it; None starts from the text's keys and values, as IP-Adapter's training
-                does.
-            options: arguments of the class.
-        """
-        adapter = cls(unet.config.cross_attention_dim, **options)
-        add_image_attention(unet, adapter.tokens, adapter.scale)
-        if weights is not None:
-            load_published(adapter, unet, weights)
-        return adapter
-
-    def _set(self, encoder: ImageEncoder, cross_attention_dim: int, tokens: int, scale: float) -> None:
         self.encoder = encoder
         self.image_proj = ImageProjection(encoder.width, cross_attention_dim, tokens)
         self.tokens = tokens
         self.scale = float(scale)
+
+    @classmethod
+    def on(
+        cls,
+        unet: UNet2DConditionModel,
+        weights: str | None = None,
+        encoder: Mapping[str, Any] = CLIP,
+        tokens: int = 4,
+        scale: float = 1.0,
+    ) -> IPAdapter:
+        """The adapter of a full UNet, which gets its image attention; on the meta device without weights.
+
+        Args:
+            unet: gets :func:`add_image_attention`.
+            encoder: ``type`` (a class of :mod:`lafr_arch.ip_adapter_encoder_arch`) and its arguments; IP-Adapter's CLIP
+                by default.
+            tokens: as for the class.
+            scale: as for the class.
+            weights: published IP-Adapter to start from (``ip-adapter_sd15.safetensors``, ``.bin``), as
+                :func:`load_published` takes it; None starts from the text's keys and values, as IP-Adapter's training
+                does.
+
+        Raises:
+            lafr_base.weights.MissingWeightsError: the encoder's weights, or what stands for its form, are not there.
+            ValueError: an option has no valid value.
+        """
+        empty = unet.device.type == "meta"
+        adapter = cls(build_encoder(encoder, empty), unet.config.cross_attention_dim, tokens, scale)
+        add_image_attention(unet, adapter.tokens, adapter.scale)
+        if weights is not None and not empty:
+            load_published(adapter, unet, weights)
+        return adapter
 
     def forward(self, face: Tensor) -> Tensor:
         """LQ faces (B, 3, S, S) RGB in [0, 1] -> tokens (B, T, cross_attention_dim)."""
@@ -121,35 +124,34 @@ class IPAdapter(nn.Module):
     def from_deployed_config(cls, config: Mapping[str, Any], cross_attention_dim: int) -> IPAdapter:
         """An adapter on the meta device, to be given a deployed folder's weights."""
         made, architecture = _encoder_class(config["encoder"])
-        adapter = cls.__new__(cls)
-        nn.Module.__init__(adapter)
         with torch.device("meta"):
             encoder = made.from_architecture(**architecture)
-            adapter._set(encoder, cross_attention_dim, config["tokens"], config["scale"])
-        return adapter
+            return cls(encoder, cross_attention_dim, config["tokens"], config["scale"])
 
-    @classmethod
-    def without_weights(cls, options: Mapping[str, Any], cross_attention_dim: int) -> IPAdapter:
-        """The adapter of an option file on the meta device, to count its parameters.
 
-        Raises:
-            lafr_base.weights.MissingWeightsError: the encoder's form stands in a folder that is not there.
-        """
-        made, arguments = _encoder_class(options.get("encoder", CLIP))
-        defaults = inspect.signature(cls).parameters
-        config = {key: options.get(key, defaults[key].default) for key in ("tokens", "scale")}
-        config["encoder"] = {"type": made.__name__, **made.architecture_of(**arguments)}
-        return cls.from_deployed_config(config, cross_attention_dim)
+def _is_encoder(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, ImageEncoder)
 
 
 def _encoder_class(options: Mapping[str, Any]) -> tuple[type[ImageEncoder], dict[str, Any]]:
     arguments = dict(options)
     name = arguments.pop("type", None)
-    made = ARCH_REGISTRY.get(name) if name in ARCH_REGISTRY else None
-    if made is None or not issubclass(made, ImageEncoder):
-        known = ", ".join(key for key, value in ARCH_REGISTRY if issubclass(value, ImageEncoder))
+    made = ARCH_REGISTRY.get(name)
+    if made is None or not _is_encoder(made):
+        known = ", ".join(key for key, value in ARCH_REGISTRY.items() if _is_encoder(value))
         raise ValueError(f"network_g: ip_adapter: encoder: type: {name} is no image encoder; there are {known}")
     return made, arguments
+
+
+def build_encoder(options: Mapping[str, Any], empty: bool = False) -> ImageEncoder:
+    """Build an image encoder of its ``type`` and arguments; ``empty``: on the meta device, of its architecture alone.
+
+    Raises:
+        lafr_base.weights.MissingWeightsError: its weights, or what stands for its form, are not there.
+        ValueError: the type is unknown, or an argument has no valid value.
+    """
+    made, arguments = _encoder_class(options)
+    return made.from_architecture(**made.architecture_of(**arguments)) if empty else made(**arguments)
 
 
 def required_weights(options: Mapping[str, Any]) -> list[str]:
@@ -227,8 +229,9 @@ def load_published(adapter: IPAdapter, unet: UNet2DConditionModel, source: str) 
 
 
 def _read_published(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    parts = {key: value for key, value in stored.items() if isinstance(value, Mapping)}
-    return {f"{part}.{name}": value for part, content in parts.items() for name, value in content.items()}
+    state: dict[str, Tensor] = {}
+    for key, value in read_checkpoint(path).items():
+        state |= (
+            {f"{key}.{name}": tensor for name, tensor in value.items()} if isinstance(value, Mapping) else {key: value}
+        )
+    return state

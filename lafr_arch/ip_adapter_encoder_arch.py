@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_arch.recognition import recognition_crop
 from lafr_base import weights
+from lafr_base.dtypes import SPELLINGS
+from lafr_base.registry import ARCH_REGISTRY
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # The encoder of h94/IP-Adapter for Stable Diffusion 1.x: OpenCLIP's ViT-H/14, 632,076,800 parameters.
 _VIT_H: dict[str, Any] = {
     "hidden_size": 1280,
@@ -70,21 +70,21 @@ class CLIPImageEncoder(ImageEncoder):
     Args:
         model: folder in transformers layout, hub id (looked up in the local cache) or a name of ``lafr weights``;
             ``clip-image-encoder`` by default, as for IdentityCLIPLoss.
-        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         lafr_base.weights.MissingWeightsError: the encoder is not there.
         ValueError: the dtype is unknown.
     """
 
-    def __init__(self, model: str | None = None, dtype: str = "float32") -> None:
+    def __init__(self, model: str | None = None, dtype: str = "fp32") -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        if dtype not in _DTYPES:
-            raise ValueError(f"CLIPImageEncoder: dtype: {dtype!r} is not one of {', '.join(_DTYPES)}")
+        if dtype not in SPELLINGS:
+            raise ValueError(f"CLIPImageEncoder: dtype: {dtype!r} is not one of {', '.join(SPELLINGS)}")
         (name,) = self.required_weights(model)
         folder = weights.require(name)
-        self._set(CLIPVisionModelWithProjection.from_pretrained(folder, dtype=_DTYPES[dtype], local_files_only=True))
+        self._set(CLIPVisionModelWithProjection.from_pretrained(folder, dtype=SPELLINGS[dtype], local_files_only=True))
 
     def _set(self, network: Any) -> None:
         super().__init__()

@@ -11,22 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-import lafr_arch.adapter_arch  # noqa: F401 - registers the alignment module that deployed networks name
-import lafr_arch.alignment_arch  # noqa: F401 - registers those of the ablations
 from lafr_arch import deployed
-from lafr_arch.base_model import load_base_model
-from lafr_arch.decoder_arch import build_decoder, load_decoder
+from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import FidelityPath
-from lafr_arch.ip_adapter import IPAdapter, image_attention
-from lafr_arch.lora import add_encoder_lora, add_lora, lora_layers, merge_lora
-from lafr_arch.part_weights import load_part
+from lafr_arch.ip_adapter import IPAdapter
+from lafr_arch.lora import lora_layers, merge_lora
+from lafr_arch.restoring import WEIGHT_MEANS
 from lafr_arch.static_unet import FullUNet, StaticUNet
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float | Tensor, prediction_type: str) -> Tensor:
@@ -66,167 +59,80 @@ def trains(module: nn.Module | None) -> bool:
     return module is not None and any(parameter.requires_grad for parameter in module.parameters())
 
 
-@ARCH_REGISTRY.register()
 class LAFRNet(nn.Module):
-    """One-step face restorer on a latent diffusion model.
+    """One-step face restorer on a latent diffusion model: its parts, and the way of a face through them.
 
-    Built either from a base model, for training, with the arguments below (the keys of ``network_g`` in an option
-    file), or by :meth:`from_pretrained` from a deployed folder.
+    :func:`lafr_arch.network_g_arch.build_lafr` makes one of a base model, as option files describe it;
+    :meth:`from_pretrained` reads one from a deployed folder.
 
     Args:
-        base_model: folder or hub id of a Stable Diffusion 1.x or 2.x in diffusers' layout, or of the mini prior.
-        prompt: the fixed prompt; None for a base model without text encoder.
-        timestep: the fixed timestep; the paper's and OSEDiff's is 999.
-        prune: fold prompt and timestep into constants (exact; smaller and faster). False keeps the full UNet.
-        alignment: the alignment module as a mapping with ``type`` (a network of ARCH_REGISTRY that takes
-            ``latent_channels``) and its arguments; None for none.
-        alignment_weights: checkpoint of stage 1 (``net_g_*.pth``) to load the alignment module from; averaged
-            parameters where it has them.
-        with_unet: False leaves the UNet out, as stage 1 may: alignment alone.
-        lora: ``rank``, ``targets``, ``alpha`` and ``train`` of :func:`lafr_arch.lora.add_lora`; None for none.
-        vae_lora: ``rank`` and ``alpha`` of :func:`lafr_arch.lora.add_encoder_lora`, OSEDiff's; None for none.
-        train_unet: train the UNet's own weights (and no LoRA).
+        vae: diffusers' AutoencoderKL, or a class of the same interface (MiniAutoencoder). Without a decoder where
+            ``decoder`` takes its place.
+        unet: the UNet with its fixed prompt and timestep, pruned or full; None for none, as stage 1 may.
+        alignment: LQ latents (B, C, h, w) to aligned ones; None for none.
+        prediction_type: what the UNet predicts: ``epsilon``, ``v_prediction`` or ``sample``.
+        alpha_cumprod: product of (1 - beta) up to the fixed timestep, in (0, 1).
+        image_size: side of the faces in pixels.
+        ip_adapter: conditions the UNet on the LQ face; None for none.
+        fidelity: carries what the face still shows past the latent to the VAE's decoder; None for none.
+        decoder: takes the place of the VAE's decoder; None for the VAE's own.
+        configs: ``type`` and arguments of ``alignment`` and ``decoder``, arguments of ``fidelity``: what a deployed
+            folder's config.json says of them.
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
-        gradient_checkpointing: recompute the activations of the UNet and the decoder in the backward pass to save
-            memory.
-        decoder_dtype: ``fp32``, ``bf16`` or ``fp16`` for the frozen decoder, which is most of the work and of the
-            memory of activations. The other parts stay in fp32: the step at timestep 999 multiplies the UNet's rounding
-            by 14.6, and rounding before the codebook changes which code is nearest. :meth:`save_pretrained` writes the
-            decoder with this rounding; ``lafr export`` reads the base model afresh.
-        image_size: side of the faces in pixels; 8 times the UNet's sample size by default.
-        decoder: another decoder in the place of the VAE's, as a mapping with ``type`` (SmallDecoder or TAESDDecoder)
-            and its arguments: faster, with images that differ. None for the VAE's own.
-        decoder_weights: its weights, as :func:`lafr_arch.decoder_arch.load_decoder` takes them.
-        ip_adapter: arguments of :class:`lafr_arch.ip_adapter.IPAdapter`, which conditions the UNet on the LQ face; its
-            projection, keys and values train. None for none.
-        fidelity: arguments of :class:`lafr_arch.fidelity_arch.FidelityPath`, which carries what the face still shows
-            past the latent to the decoder and is trained in stage 2; for VAEs that offer maps of their encoder
-            (MiniAutoencoder does). None, the paper's form, for none.
-        train_decoder: train the VAE's decoder, too. False, the paper's form, keeps it frozen.
+        weight_means: see :class:`lafr_arch.restoring.RestoringNetwork`; OSEDiff's is ``none``.
+        half_precision: see there.
     """
+
+    own_kernels = True
 
     def __init__(
         self,
-        base_model: str,
-        prompt: str | None = "face, high quality",
-        timestep: int = 999,
-        prune: bool = True,
-        alignment: Mapping[str, Any] | None = None,
-        alignment_weights: str | None = None,
-        with_unet: bool = True,
-        lora: Mapping[str, Any] | None = None,
-        vae_lora: Mapping[str, Any] | None = None,
-        train_unet: bool = False,
-        sample_latent: bool = False,
-        gradient_checkpointing: bool = False,
-        decoder_dtype: str = "fp32",
-        image_size: int | None = None,
-        decoder: Mapping[str, Any] | None = None,
-        decoder_weights: str | None = None,
-        ip_adapter: Mapping[str, Any] | None = None,
-        fidelity: Mapping[str, Any] | None = None,
-        train_decoder: bool = False,
-    ) -> None:
-        super().__init__()
-        if (decoder is None) != (decoder_weights is None):
-            raise ValueError("network_g: decoder and decoder_weights need each other")
-        if decoder is not None and (fidelity is not None or train_decoder):
-            raise ValueError("network_g: decoder takes the place of the one that fidelity and train_decoder are about")
-        if lora is not None and train_unet:
-            raise ValueError("network_g: lora and train_unet: true exclude each other")
-        base = load_base_model(base_model, prompt, timestep)
-        unet: nn.Module | None = None
-        conditioner = None if ip_adapter is None else IPAdapter.on(base.unet, **ip_adapter)
-        if with_unet and prune:
-            unet = StaticUNet.from_unet(base.unet, base.prompt_embeds, timestep)
-        elif with_unet:
-            unet = FullUNet(base.unet, base.prompt_embeds, timestep)
-        elif lora is not None or train_unet or ip_adapter is not None:
-            raise ValueError("network_g: with_unet: false leaves nothing for lora, ip_adapter or train_unet: true")
-        self._set(
-            vae=base.vae,
-            unet=unet,
-            alignment=alignment,
-            prediction_type=base.prediction_type,
-            alpha_cumprod=base.alpha_cumprod,
-            image_size=image_size or 8 * base.unet.config.sample_size,
-            ip_adapter=conditioner,
-            fidelity=fidelity,
-        )
-        self.sample_latent = sample_latent
-        self.vae.requires_grad_(False)
-        self.vae.decoder.requires_grad_(train_decoder)
-        if decoder is not None:
-            self.set_decoder(decoder, decoder_weights)
-        if vae_lora is not None:
-            add_encoder_lora(self.vae, **vae_lora)
-        if decoder_dtype not in DTYPES:
-            raise ValueError(f"network_g: decoder_dtype: {decoder_dtype} is unknown; use {', '.join(DTYPES)}")
-        self.set_decoder_dtype(DTYPES[decoder_dtype])
-        if gradient_checkpointing:
-            self.vae.enable_gradient_checkpointing()
-        if alignment_weights is not None:
-            self._load_alignment(alignment_weights)
-        if unet is None:
-            return
-        unet.requires_grad_(train_unet)
-        if lora is not None:
-            add_lora(unet, **lora)
-        for layer in image_attention(unet):
-            layer.requires_grad_(True)
-        if gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
-
-    def _set(
-        self,
         vae: Any,
-        unet: nn.Module | None,
-        alignment: Mapping[str, Any] | None,
+        unet: StaticUNet | FullUNet | None,
+        alignment: nn.Module | None,
+        *,
         prediction_type: str,
         alpha_cumprod: float,
         image_size: int,
         ip_adapter: IPAdapter | None = None,
-        fidelity: Mapping[str, Any] | None = None,
+        fidelity: FidelityPath | None = None,
+        decoder: nn.Module | None = None,
+        configs: Mapping[str, Mapping[str, Any]] | None = None,
+        sample_latent: bool = False,
+        weight_means: str = "tones",
+        half_precision: bool = True,
     ) -> None:
+        super().__init__()
+        if weight_means not in WEIGHT_MEANS:
+            raise ValueError(f"weight_means: {weight_means} is unknown; use {', '.join(WEIGHT_MEANS)}")
         self.vae: Any = vae
         self.unet: Any = unet
-        self.alignment_config = None if alignment is None else dict(alignment)
-        self.alignment: nn.Module | None = None
-        if alignment is not None:
-            self.alignment = build_network({"latent_channels": vae.config.latent_channels, **alignment})
+        self.alignment = alignment
         self.ip_adapter = ip_adapter
-        self.fidelity_config: dict[str, Any] | None = None
-        self.fidelity: FidelityPath | None = None
-        if fidelity is not None:
-            self._set_fidelity(fidelity)
+        self.fidelity = fidelity
+        self.decoder = decoder
+        if decoder is not None:
+            self.vae.decoder = self.vae.post_quant_conv = None
+        self.configs = {name: dict(config) for name, config in (configs or {}).items()}
         self.prediction_type = prediction_type
         self.alpha_cumprod = alpha_cumprod
         self.image_size = image_size
-        self.sample_latent = False
-        self.decoder_config: dict[str, Any] | None = None
-        self.decoder: nn.Module | None = None
+        self.sample_latent = sample_latent
+        self.weight_means = weight_means
+        self.half_precision = half_precision
         self.dtype = self.decoder_dtype = torch.float32
         # What a copy made by for_inference runs for each block and convolution.
         self.inference_plan: dict[str, str] = {}
 
-    def _set_fidelity(self, fidelity: Mapping[str, Any]) -> None:
-        if not hasattr(self.vae, "fusion_channels"):
-            name = type(self.vae).__name__
-            raise ValueError(f"network_g: fidelity: a {name} offers no maps of its encoder; leave it out")
-        self.fidelity_config = dict(fidelity)
-        self.fidelity = FidelityPath(*self.vae.fusion_channels, **fidelity)
-
-    def _load_alignment(self, path: str) -> None:
-        if self.alignment is None:
-            raise ValueError("network_g: alignment_weights is given, but alignment is not")
-        load_part(self.alignment, path, "alignment_weights", prefix="alignment.")
-
     def set_decoder(self, decoder: Mapping[str, Any], weights: str | None = None) -> None:
-        """Decode by another network from now on; the VAE loses its decoder. Arguments as for the class."""
-        self.decoder_config = dict(decoder)
-        self.decoder = build_decoder(decoder, self.vae.config).eval().requires_grad_(False)
-        if weights is not None:
-            load_decoder(self.decoder, weights)
+        """Decode by another network from now on; the VAE loses its decoder.
+
+        Args:
+            decoder: its ``type`` (SmallDecoder or TAESDDecoder) and arguments.
+            weights: as :func:`lafr_arch.decoder_arch.load_decoder` takes them; None for random ones.
+        """
+        self.decoder = frozen_decoder(decoder, self.vae.config, weights)
+        self.configs["decoder"] = dict(decoder)
         self.vae.decoder = self.vae.post_quant_conv = None
 
     def set_dtype(self, dtype: torch.dtype) -> None:
@@ -354,32 +260,14 @@ class LAFRNet(nn.Module):
             FileNotFoundError: a file is missing; says which.
             ValueError: the folder holds something else.
         """
-        net = cls.__new__(cls)
-        nn.Module.__init__(net)
-        net._read_deployed(folder)
-        return net.to(device)
-
-    def _read_deployed(self, folder: str | Path) -> None:
         config, state = deployed.read(folder)
         with torch.device("meta"):
-            vae, unet, conditioner = deployed.empty_parts(config)
-            self._set(
-                vae=vae,
-                unet=unet,
-                alignment=config["alignment"],
-                prediction_type=config["prediction_type"],
-                alpha_cumprod=config["alpha_cumprod"],
-                image_size=config["image_size"],
-                ip_adapter=conditioner,
-                fidelity=config.get("fidelity"),
-            )
-            if config.get("decoder") is not None:
-                self.set_decoder(config["decoder"])
+            net = cls(**deployed.empty_parts(config))
         try:
-            self.load_state_dict(state, assign=True)
+            net.load_state_dict(state, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{Path(folder) / deployed.WEIGHTS_NAME} does not fit its config.json: {error}") from error
-        self.eval().requires_grad_(False)
+        return net.eval().requires_grad_(False).to(device)
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:
         """The network's parts in the order of their use, by name."""

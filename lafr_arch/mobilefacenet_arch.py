@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
+
+from lafr_base.checkpoints import read_state
+from lafr_base.registry import ARCH_REGISTRY
 
 # Expansion, channels, repeats, stride of the first repeat (table 1 of the paper).
 _SETTING = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -87,10 +88,10 @@ class MobileFaceNet(nn.Module):
         Raises:
             ValueError: the file holds another net.
         """
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(Path(path), "net_state_dict")
         net = cls()
         try:
-            net.load_state_dict(stored.get("net_state_dict", stored))
+            net.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"{path} is not a MobileFaceNet: {error}") from error
         return net.eval().requires_grad_(False)

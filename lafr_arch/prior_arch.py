@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from lafr_arch.base_model import BaseModelError, load_vae
+from lafr_base.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE, similarity
+from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
 WEIGHTS = "mobilefacenet"
@@ -25,21 +25,11 @@ _CROP = np.array(
 _HEIGHT, _WIDTH = 112, 96
 
 
-def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The (2, 3) rotation, scale and shift that takes points (N, 2) nearest to others in least squares."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(source, target, strict=True):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        values += [u, v]
-    a, b, shift_x, shift_y = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
-    return np.array([[a, -b, shift_x], [b, a, shift_y]])
-
-
 def _sampling() -> tuple[int, np.ndarray]:
     """Side of faces at the crop's scale, and where in them its pixels lie: (1, H, W, 2), as grid_sample takes it."""
-    matrix = similarity_transform(FFHQ_POINTS, _CROP)
+    matrix = similarity(FFHQ_POINTS, _CROP)
     side = round(FFHQ_SIZE * float(np.hypot(matrix[0, 0], matrix[1, 0])))
-    to_crop = similarity_transform((FFHQ_POINTS + 0.5) * side / FFHQ_SIZE - 0.5, _CROP)
+    to_crop = similarity((FFHQ_POINTS + 0.5) * side / FFHQ_SIZE - 0.5, _CROP)
     inverse = np.linalg.inv(np.vstack([to_crop, [0, 0, 1]]))[:2]
     y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
     places = inverse @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])

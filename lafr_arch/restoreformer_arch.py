@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from lafr_arch.restorer_base import Restorer, load_start, spandrel_module
 from lafr_arch.vq_autoencoder_arch import VQAutoencoder, check_form
+from lafr_base.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lafr_base.files import share, write_text
+from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
 FORMAT = "restorer-1"
@@ -83,10 +83,8 @@ def load_restorer(folder: str | Path) -> Restorer:
     folder = Path(folder)
     if not is_restorer(folder):
         raise ValueError(f"{folder} holds no restorer that basicsr/train.py wrote")
-    for module in ("codeformer_arch", "gfpgan_arch", "restoreformer_arch", "vq_autoencoder_arch"):
-        importlib.import_module(f"lafr_arch.{module}")  # which registers its class
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    net: Restorer = ARCH_REGISTRY.get(config["type"])(**config["arguments"])
+    net: Restorer = ARCH_REGISTRY[config["type"]](**config["arguments"])
     try:
         net.load_state_dict(load_file(folder / WEIGHTS_NAME))
     except RuntimeError as error:

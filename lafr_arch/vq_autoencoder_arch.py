@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.restorer_base import Losses, Restorer, spandrel_module
+from lafr_base.registry import ARCH_REGISTRY
 
 SIZES = ("image_size", "ch", "ch_mult", "num_res_blocks", "codes", "code_dim", "heads")
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -15,6 +14,7 @@ from lafr_arch.base_model import encode_prompt, load_base_model
 from lafr_arch.lafr_arch import predict_sample
 from lafr_arch.lora import add_lora
 from lafr_base import weights
+from lafr_base.registry import ARCH_REGISTRY
 
 
 @ARCH_REGISTRY.register()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +76,37 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; missing folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name[:32]}_{uuid.uuid4().hex}.part")
-    try:
+    with whole(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
+
+
+@contextlib.contextmanager
+def whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Write a file whole or not at all, whatever interrupts it; missing folders are made.
+
+    Args:
+        path: the file.
+        folder: where it is written first, on the same file system; None for beside ``path``. What a killed process
+            leaves lies there, as ``.*.part``.
+
+    Yields:
+        Where to write: a hidden file, which takes the place of ``path`` where the block ends well and is gone
+        otherwise. It gets the mode of a new file, whoever writes it (safetensors lets its owner alone read one).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    part = (folder or path.parent) / f".{uuid.uuid4().hex}.part"
+    try:
+        part.touch()
+        mode = part.stat().st_mode
+        yield part
+        part.chmod(mode)
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the disk that refused the file may refuse this
+            part.unlink()
+        raise
 
 
 def share(folder: Path) -> None:

@@ -12,12 +12,12 @@ import http.client
 import importlib.util
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+from lafr_base.files import whole
 from lafr_base.weight_list import EFFICIENTNET_LITE0, FACEXLIB, PYIQA_CACHES, WEIGHTS, RemoteFile, Weight
 
 # Installed packages that carry or keep weights: by the weights' origin, the package and its folder.
@@ -273,25 +273,18 @@ def _listing(name: str) -> str:
 
 def _download(name: str, file: RemoteFile, destination: Path, progress: bool) -> None:
     """Fetch ``file`` to ``destination`` from the first of its addresses that gives it intact."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in file.urls:
-        handle, temporary = tempfile.mkstemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent)
-        os.close(handle)
-        part = Path(temporary)
         try:
-            length = _copy_url(url, part, progress)
-            fault = _file_fault(part, file.size if file.size is not None else length)
-            fault = fault or _digest_fault(part, file.sha256)
-            if fault is None:
-                part.chmod(0o644)
-                part.replace(destination)
-                return
-            failures.append(f"{url}: {fault}")
+            with whole(destination) as part:
+                length = _copy_url(url, part, progress)
+                fault = _file_fault(part, file.size if file.size is not None else length)
+                fault = fault or _digest_fault(part, file.sha256)
+                if fault is not None:
+                    raise ConnectionError(fault)
+            return
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
-        finally:
-            part.unlink(missing_ok=True)
     tried = "".join(f"\n  {failure}" for failure in failures)
     raise DownloadError(
         f"{name}: could not fetch {destination.name}:{tried}\n"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr_base.registry import LOSS_REGISTRY
 from lafr_losses.common import check_choice, full_precision
 
 Logits = Tensor | Sequence[Tensor]

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lafr_losses.common import freeze, load_state_dict, load_strict
+from lafr_base.checkpoints import read_state
+from lafr_losses.common import freeze, load_strict
 
 # Channel means and deviations of ImageNet, as torchvision's nets expect them, for images in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,7 +55,7 @@ def backbone(net: str, path: Path | None) -> nn.Sequential:
         torch.manual_seed(0)
         features = vgg16_features() if net == "vgg" else alexnet_features()
     if path is not None:
-        state = load_state_dict(path)
+        state = read_state(path)
         prefix = "features."
         convolutions = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         load_strict(features, convolutions, path)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from lafr_base.checkpoints import read_state
+from lafr_base.registry import LOSS_REGISTRY
 
 _Net = TypeVar("_Net", bound=nn.Module)
 
@@ -45,7 +47,7 @@ def required_weights(options: dict[str, Any]) -> list[str]:
     """
     arguments = dict(options)
     loss = LOSS_REGISTRY.get(arguments.pop("type"))
-    return loss.required_weights(**arguments) if issubclass(loss, FrozenLoss) else []
+    return loss.required_weights(**arguments) if loss is not None and issubclass(loss, FrozenLoss) else []
 
 
 def freeze(net: _Net) -> _Net:
@@ -62,31 +64,6 @@ def check_choice(owner: str, key: str, value: Any, choices: tuple[Any, ...]) -> 
     """Raise ValueError naming the option where ``value`` is not one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{owner}: {key}: {value!r} is not one of {', '.join(map(str, choices))}")
-
-
-def load_state_dict(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a checkpoint (``weights_only``), on the CPU.
-
-    Args:
-        path: the file.
-        key: the entry that holds the state dict, e.g. ``net_recon``; used where present. ``params_ema``,
-            ``params`` and ``state_dict`` are opened likewise. A prefix ``module.`` is taken off all names.
-
-    Raises:
-        ValueError: the file holds no state dict.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for name in (key, "params_ema", "params", "state_dict"):
-        if isinstance(state, dict) and name in state:
-            state = state[name]
-            break
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict" + (f" under {key!r}" if key else ""))
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def load_strict(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -107,12 +84,12 @@ def load_net(network: type[_Net], path: Path, key: str | None = None) -> _Net:
     Args:
         network: class of the net.
         path: the file.
-        key: as for :func:`load_state_dict`.
+        key: entry that holds its tensors, as for :func:`lafr_base.checkpoints.read_state`.
 
     Raises:
         ValueError: the file holds something else.
     """
-    state = load_state_dict(path, key)
+    state = read_state(path, *([] if key is None else [key]))
     try:
         net = network(**network.options_of(state))  # type: ignore[attr-defined]
     except (KeyError, IndexError) as error:

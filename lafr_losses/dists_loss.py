@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr_base.checkpoints import read_state
+from lafr_base.registry import LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.backbones import backbone, imagenet_normalise
-from lafr_losses.common import FrozenLoss, full_precision, load_state_dict
+from lafr_losses.common import FrozenLoss, full_precision
 
 _CHANNELS = (3, 64, 128, 256, 512, 512)
 _STAGES = (3, 8, 15, 22, 29)
@@ -74,7 +75,7 @@ class DISTSLoss(FrozenLoss):
         alpha = beta = torch.ones(1, sum(_CHANNELS), 1, 1)
         if names:
             file = require(names[0])
-            state = load_state_dict(file)
+            state = read_state(file)
             if any(name not in state or state[name].shape != alpha.shape for name in ("alpha", "beta")):
                 raise ValueError(f"{file} has no alpha and beta of shape {tuple(alpha.shape)}: not DISTS's weights")
             alpha, beta = state["alpha"], state["beta"]

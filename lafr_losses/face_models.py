@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.d3dfr_arch import COEFFICIENTS, D3DFRNet
 from lafr_arch.mobilenetv1_arch import MobileNetV1
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE
 from lafr_losses.common import full_precision, load_net, resize
 
 FEATURES = ("landmarks68", "vertices", "coeff")

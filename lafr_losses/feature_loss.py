@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from torch import Tensor, nn
 
+from lafr_base.registry import ARCH_REGISTRY, LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.common import (
     FrozenLoss,
@@ -31,7 +31,7 @@ def _autoencoder(path: str) -> nn.Module:
         name = type(autoencoder).__name__
     else:
         name = read_class_name(folder)
-        autoencoder = ARCH_REGISTRY.get(name).from_pretrained(folder) if name in ARCH_REGISTRY else None
+        autoencoder = ARCH_REGISTRY[name].from_pretrained(folder) if name in ARCH_REGISTRY else None
     if not hasattr(autoencoder, "features"):
         raise ValueError(f"FeatureLoss: path: {folder} holds a {name}, which gives no feature maps")
     return autoencoder

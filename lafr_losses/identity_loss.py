@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
 from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.recognition import MobileFaceNetFace
+from lafr_base.dtypes import SPELLINGS
+from lafr_base.registry import LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.common import (
     FrozenLoss,
@@ -24,7 +25,6 @@ from lafr_losses.common import (
 # OpenAI CLIP's channel means and deviations for images in [0, 1].
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Weights of red, green and blue in the gray image, as GFPGAN and VQFR take them (ITU-R 601).
 _GRAY = (0.2989, 0.5870, 0.1140)
 
@@ -41,14 +41,14 @@ class IdentityCLIPLoss(FrozenLoss):
         identity_opt:
           type: IdentityCLIPLoss
           distance: cos
-          dtype: bfloat16
+          dtype: bf16
           loss_weight: 1.0
 
     Args:
         model: folder in transformers layout, hub id (looked up in the local cache) or a name of ``lafr weights``;
             ``clip-image-encoder`` by default.
         distance: ``cos``, or ``l2``: mean squared difference of the embeddings' elements.
-        dtype: ``float32``, ``float16`` or ``bfloat16`` for the encoder; the distance itself is taken in float32.
+        dtype: ``fp32``, ``bf16`` or ``fp16`` for the encoder; the distance itself is taken in float32.
         loss_weight: multiplies the result.
 
     Raises:
@@ -64,17 +64,17 @@ class IdentityCLIPLoss(FrozenLoss):
         self,
         model: str | None = None,
         distance: Literal["cos", "l2"] = "cos",
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        dtype: Literal["fp32", "bf16", "fp16", "float32", "bfloat16", "float16"] = "fp32",
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         from transformers import CLIPVisionModelWithProjection
 
         check_choice("IdentityCLIPLoss", "distance", distance, ("cos", "l2"))
-        check_choice("IdentityCLIPLoss", "dtype", dtype, tuple(_DTYPES))
+        check_choice("IdentityCLIPLoss", "dtype", dtype, tuple(SPELLINGS))
         (name,) = self.required_weights(model)
         encoder = CLIPVisionModelWithProjection.from_pretrained(
-            require(name), dtype=_DTYPES[dtype], local_files_only=True
+            require(name), dtype=SPELLINGS[dtype], local_files_only=True
         )
         self.encoder = freeze(encoder)
         self.size: int = encoder.config.image_size

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
+from lafr_base.checkpoints import read_state
+from lafr_base.registry import LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.backbones import WEIGHT_NAMES, backbone
 from lafr_losses.common import FrozenLoss, check_choice, full_precision, normalise_channels
@@ -60,7 +61,7 @@ class LPIPSLoss(FrozenLoss):
         self.features = backbone(net, require(names[0]) if names else None)
         self.stages = _STAGES[net]
         with as_file(files("lpips") / "weights" / "v0.1" / f"{net}.pth") as path:
-            linear = torch.load(path, map_location="cpu", weights_only=True)
+            linear = read_state(path)
         self.linear = nn.ParameterList(linear[f"lin{i}.model.1.weight"] for i in range(len(self.stages)))
         self.linear.requires_grad_(False)
         self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor
 
+from lafr_base.registry import LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.common import FrozenLoss, check_choice, distance
 from lafr_losses.face_models import FEATURES, D3DFRFace, TDDFAFace

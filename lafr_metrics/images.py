@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lafr_metrics.specs import MetricSpec
-
 
 class MetricError(ValueError):
     """A metric that cannot be had of the given images; the message says why."""
-
-
-class MissingPackageError(ImportError):
-    """A metric whose library is not installed; the message says how to install it."""
 
 
 def to_tensor(image: np.ndarray, device: torch.device) -> Tensor:
     """(H, W, 3) BGR uint8 -> (1, 3, H, W) RGB float32 in [0, 1]."""
     rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))
     return torch.from_numpy(rgb)[None].to(device).float() / 255
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """(3, H, W) or (1, 3, H, W) RGB in [0, 1], clamped -> (H, W, 3) BGR uint8, rounded."""
+    image = tensor.reshape(tensor.shape[-3:]).detach().cpu().float().clamp(0, 1)
+    return np.ascontiguousarray((255 * image).round().byte().numpy().transpose(1, 2, 0)[..., ::-1])
 
 
 def _check(image: np.ndarray, what: str) -> None:
@@ -79,21 +77,3 @@ class ImagePair:
             MetricError: there is no reference.
         """
         return self.restored_tensor, to_tensor(self.arrays[1], self.device)
-
-    def measure(self, spec: MetricSpec, metric: ImageMetric) -> float:
-        """Value of a metric.
-
-        Raises:
-            MetricError: it cannot be had of these images: not square where an aligned face is needed, no reference, ...
-        """
-        height, width = self.restored.shape[:2]
-        if spec.aligned and height != width:
-            raise MetricError(f"{spec.name} needs FFHQ-aligned square faces, not {width} x {height} pixels")
-        with torch.no_grad():
-            value = float(metric(self))
-        if math.isnan(value):
-            raise MetricError(f"{spec.name} is not defined for this image")
-        return value
-
-
-ImageMetric = Callable[[ImagePair], float]

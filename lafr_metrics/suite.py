@@ -13,7 +13,6 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ import numpy as np
 import torch
 
 from lafr_base import weights
-from lafr_metrics.builders import build_image_metric
-from lafr_metrics.fid import FID, Gaussian, Progress, frechet_distance
-from lafr_metrics.images import ImageMetric, ImagePair, MetricError, MissingPackageError
-from lafr_metrics.specs import METRICS, PYIQA, MetricSpec, get_spec
+from lafr_base.compat import MissingPackageError
+from lafr_metrics.images import ImagePair, MetricError
+from lafr_metrics.specs import METRICS, ImageMetric, MetricSpec, Progress
 from lafr_metrics.statistics import bootstrap_mean
 
-__all__ = ["METRICS", "MetricError", "MetricSpec", "Suite", "get_spec", "protocol", "require_package", "summarise"]
+__all__ = ["METRICS", "MetricError", "MetricSpec", "Suite", "protocol", "summarise"]
 
 # What can change a value.
 _PACKAGES = (
@@ -69,9 +67,8 @@ class Suite:
         self.device = torch.device(device)
         self.names: list[str] = []
         self.missing: dict[str, str] = {}
-        self._image: dict[str, ImageMetric] = {}
-        self._fid: FID | None = None
-        for spec in [get_spec(name) for name in dict.fromkeys(METRICS if names is None else names)]:
+        self._metrics: dict[str, Any] = {}
+        for spec in [METRICS[name] for name in dict.fromkeys(METRICS if names is None else names)]:
             reason = self._build(spec, reference)
             if reason is None:
                 self.names.append(spec.name)
@@ -84,10 +81,7 @@ class Suite:
             return "it compares with reference images, and none were given"
         try:
             _require(spec)
-            if spec.kind == "image":
-                self._image[spec.name] = build_image_metric(spec.name, self.device)
-            elif self._fid is None:
-                self._fid = FID(self.device)
+            self._metrics[spec.name] = spec.build(self.device)
         except (weights.WeightsError, MissingPackageError, ValueError, OSError) as error:
             return str(error)
         return None
@@ -112,9 +106,9 @@ class Suite:
         """
         pair = ImagePair(restored, reference, self.device)
         values: dict[str, float] = {}
-        for name, metric in self._image.items():
-            with _noting(errors, name):
-                values[name] = pair.measure(METRICS[name], metric)
+        for spec in self._of("image"):
+            with _noting(errors, spec.name):
+                values[spec.name] = _measure(spec, self._metrics[spec.name], pair)
         return values
 
     def measure_set(
@@ -137,50 +131,27 @@ class Suite:
             MetricError: there are fewer than two images, or a reference lacks.
             lafr_base.images.ImageError: a file cannot be read.
         """
-        names = [name for name in self.names if METRICS[name].kind == "set"]
+        restored = [Path(path) for path in restored_paths]
+        references = None if reference_paths is None else [Path(path) for path in reference_paths]
         values: dict[str, float] = {}
-        if self._fid is None or not names:
-            return values
-        with _noting(errors, *names):
-            restored = self._gaussian(self._fid, restored_paths, "FID, restored", errors, progress)
-            for name in names:
-                with _noting(errors, name):
-                    values[name] = frechet_distance(restored, self._other(name, reference_paths, errors, progress))
+        for spec in self._of("set"):
+            with _noting(errors, spec.name):
+                values[spec.name] = self._metrics[spec.name](restored, references, errors, progress)
         return values
 
-    def _other(
-        self,
-        name: str,
-        reference_paths: Sequence[str | Path] | None,
-        errors: dict[str, str] | None,
-        progress: Progress | None,
-    ) -> Gaussian:
-        """What the set metric ``name`` compares with."""
-        if name == "fid_ffhq":
-            return Gaussian.of_file(weights.require("fid-ffhq"))
-        if reference_paths is None or self._fid is None:
-            raise MetricError(f"{name} compares with a folder of reference images, and none was given")
-        return self._gaussian(self._fid, reference_paths, "FID, reference", errors, progress)
-
-    @staticmethod
-    def _gaussian(
-        fid: FID,
-        paths: Sequence[str | Path],
-        title: str,
-        errors: dict[str, str] | None,
-        progress: Progress | None,
-    ) -> Gaussian:
-        return Gaussian.of_features(fid.features([Path(path) for path in paths], title, errors, progress))
+    def _of(self, kind: str) -> list[MetricSpec]:
+        return [METRICS[name] for name in self.names if METRICS[name].kind == kind]
 
 
-def require_package(spec: MetricSpec) -> None:
-    """Check that a metric's library is installed.
-
-    Raises:
-        MissingPackageError: it is not.
-    """
-    if spec.extra is not None and find_spec(PYIQA) is None:
-        raise MissingPackageError(f"pyiqa is not installed: pip install 'lafr[{spec.extra}]'")
+def _measure(spec: MetricSpec, metric: ImageMetric, pair: ImagePair) -> float:
+    height, width = pair.restored.shape[:2]
+    if spec.aligned and height != width:
+        raise MetricError(f"{spec.name} needs FFHQ-aligned square faces, not {width} x {height} pixels")
+    with torch.no_grad():
+        value = float(metric(pair))
+    if math.isnan(value):
+        raise MetricError(f"{spec.name} is not defined for this image")
+    return value
 
 
 def _require(spec: MetricSpec) -> None:
@@ -194,11 +165,11 @@ def _require(spec: MetricSpec) -> None:
         weights.require_all(spec.weights)
     except weights.MissingWeightsError as error:
         try:
-            require_package(spec)
+            spec.require_package()
         except MissingPackageError as package:
             raise MissingPackageError(f"{package}\n{error}") from error
         raise
-    require_package(spec)
+    spec.require_package()
 
 
 def summarise(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
@@ -234,18 +205,8 @@ def protocol(names: Iterable[str] | None = None) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    specs = [get_spec(name) for name in (METRICS if names is None else names)]
     return {
         "versions": versions,
         "interval": "95 % percentile bootstrap over images, 2000 resamplings, fixed seed",
-        "metrics": {
-            spec.name: {
-                "title": spec.title,
-                "better": spec.better,
-                "variant": spec.variant,
-                "library": spec.library,
-                "weights": list(spec.weights),
-            }
-            for spec in specs
-        },
+        "metrics": {name: METRICS[name].describe() for name in (METRICS if names is None else names)},
     }

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
 from lafr_base.option_keys import REQUIRED, Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.training import TrainingModel
 
 

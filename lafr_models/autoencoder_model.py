@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from basicsr.archs import build_network
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from lafr_base.option_keys import Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.image_training import ImageTrainingModel
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from basicsr.archs import build_network
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.training import TrainingModel
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from lafr_arch.damage_arch import FLOOR, log_error
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.training import TrainingModel
 
 

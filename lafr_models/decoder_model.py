@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, tensor2img
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from lafr_arch.decoder_arch import build_decoder
 from lafr_base.option_keys import REQUIRED, Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.image_training import ImageTrainingModel, random_part
 from lafr_models.stage_keys import NetworkKey
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lafr_base.checkpoints import read_state
+
 
 def trained_state(net: nn.Module) -> dict[str, Tensor]:
     """State of the parts of ``net`` that training changes: parameters with gradients, and all buffers beside them.
@@ -42,8 +44,7 @@ def load_trained(net: nn.Module, path: str | Path, keys: Sequence[str], strict: 
     Raises:
         ValueError: the file does not fit.
     """
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    state = next((stored[key] for key in keys if key in stored), stored)
+    state = read_state(Path(path), *keys)
     result = net.load_state_dict(state, strict=False)
     missing = sorted(set(trained_state(net)) & set(result.missing_keys))
     if strict and (missing or result.unexpected_keys):

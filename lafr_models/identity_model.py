@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.identity_arch import flip_invariant
 from lafr_base.option_keys import REQUIRED, Key
-from lafr_metrics.identity import separation
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_metrics.face_metric import separation
+from lafr_models.build import build_network
 from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import TrainingModel
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from lafr_losses.adversarial_loss import PatchAdversarialLoss
+from lafr_models.build import build_loss
 
 
 class ImageLosses(nn.Module):

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from torch import Tensor
 
-from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE
 from lafr_base.option_keys import Key
+from lafr_models.build import build_network
 from lafr_models.image_losses import ImageLosses
 from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import TrainingModel

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.codebook import Codebook
 from lafr_base.option_keys import Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.latent_cache import LatentCache, cache_faults
 from lafr_models.latent_distance import LatentDistances, moment_distance
 from lafr_models.training import TrainingModel, log_sizes

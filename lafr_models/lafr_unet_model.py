@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.lafr_arch import trains
 from lafr_base.option_keys import Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.image_training import ImageTrainingModel, cut, random_corner
 from lafr_models.training import log_sizes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from lafr_base.files import whole
 
 
 def encoder_hash(net: Any) -> str:
@@ -78,7 +79,5 @@ class LatentCache:
     @staticmethod
     def _write(path: Path, latent: np.ndarray) -> None:
         """Write the whole file or none: several processes may share the folder."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as stream:
+        with whole(path) as part, part.open("wb") as stream:
             np.save(stream, latent)
-        os.replace(temporary, path)

@@ -1,8 +1,8 @@
-"""The one place that knows the faults of BasicSR 1.4.2's launcher and cures them.
+"""BasicSR's launcher with this project's classes in its registries, and its faults cured.
 
-:func:`patch_training` replaces, once, the functions that assume CUDA, execute YAML, or cannot resume exactly. Each
-replacement first checks that the original still has the signature it was written for and raises
-:class:`IncompatibleBasicSRError` otherwise.
+:func:`hand_over` gives BasicSR what :mod:`lafr_base.registry` has. :func:`patch_training` replaces, once, the functions
+that assume CUDA, execute YAML, or cannot resume exactly. Each replacement first checks that the original still has the
+signature it was written for and raises :class:`IncompatibleBasicSRError` otherwise.
 """
 
 from __future__ import annotations
@@ -18,12 +18,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lafr_base.compat import require_basicsr
 from lafr_base.option_map import OptionError
+from lafr_base.registry import REGISTRIES
 from lafr_models.resuming import differences, training_options
 
 
 class IncompatibleBasicSRError(RuntimeError):
     """BasicSR has changed a function that this project replaces."""
+
+
+def hand_over() -> None:
+    """Add what this project registers to BasicSR's registries; calling it again does nothing.
+
+    Raises:
+        MissingPackageError: BasicSR is not installed.
+    """
+    require_basicsr()
+    from basicsr.utils import registry as theirs
+
+    targets = (
+        theirs.ARCH_REGISTRY, theirs.LOSS_REGISTRY, theirs.METRIC_REGISTRY, theirs.DATASET_REGISTRY,
+        theirs.MODEL_REGISTRY,
+    )  # fmt: skip
+    for registry, target in zip(REGISTRIES, targets, strict=True):
+        for name, found in registry.items():
+            if name not in target:
+                target._do_register(name, found)  # its public method takes no name
 
 
 def _replace(owner: Any, name: str, parameters: list[str], replacement: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from lafr_base.option_keys import REQUIRED, Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.ema import trained_state
 from lafr_models.lafr_unet_model import LAFRUNetModel
 from lafr_models.stage_keys import NetworkKey
@@ -57,6 +57,7 @@ class OSEDiffModel(LAFRUNetModel):
 
     def build(self) -> None:
         super().build()
+        self.get_bare_model(self.net_g).weight_means = "none"  # deployed, it is run as published
         if not self.is_train:
             return
         same = {key: value for key, value in self.opt["network_g"].items() if key in ("base_model", "prompt")}

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils.dist_util import master_only
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.component_arch import gram
 from lafr_base.option_keys import Key
+from lafr_base.registry import MODEL_REGISTRY
+from lafr_models.build import build_network
 from lafr_models.image_training import ImageTrainingModel
 from lafr_models.stage_keys import NetworkKey
 from lafr_models.training import save_whole

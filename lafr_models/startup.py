@@ -58,7 +58,7 @@ def required_weights(opt: Mapping[str, Any], faults: list[str] | None = None) ->
         ValueError: a loss's option has no valid value.
     """
     from lafr_losses.common import required_weights as of_loss
-    from lafr_metrics.lafr_metric import required_weights as of_metric
+    from lafr_metrics.validation import required_weights as of_metric
 
     networks = [options for key, options in opt.items() if key.startswith("network_") and options]
     names = [name for network in networks for name in _weights_of(network)]
@@ -108,7 +108,7 @@ def require_files(opt: Mapping[str, Any]) -> None:
 
 
 def _missing(opt: Mapping[str, Any]) -> list[str]:
-    from lafr_metrics.lafr_metric import option_faults
+    from lafr_metrics.validation import option_faults
 
     faults: list[str] = []
     try:

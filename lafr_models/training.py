@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lafr_arch.sizes import format_sizes, network_sizes
-from lafr_base.files import share
+from lafr_base.checkpoints import read_state
+from lafr_base.files import share, whole
 from lafr_base.option_keys import REQUIRED, Key
 from lafr_models.ema import ExponentialMovingAverage, load_trained, trained_state
 from lafr_models.optimizing import AMP, training_faults
@@ -29,13 +29,8 @@ from lafr_models.validating import ValidatingModel
 
 def save_whole(value: Any, path: str | Path) -> None:
     """``torch.save`` that leaves either the whole file or none, also when interrupted."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(value, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(Path(path)) as part:
+        torch.save(value, part)
 
 
 def log_sizes(network_g: dict[str, Any]) -> None:
@@ -305,8 +300,8 @@ class TrainingModel(StageKeys, ValidatingModel):
         self.best_metric_results = resume_state.get("best_metric_results", {})
         models = Path(self.opt["path"]["models"])
         if self.ema is not None:
-            stored = torch.load(models / f"net_g_{resume_state['iter']}.pth", map_location="cpu", weights_only=True)
-            self.ema.load(stored["params_ema"], resume_state["ema_steps"])
+            averaged = read_state(models / f"net_g_{resume_state['iter']}.pth", "params_ema")
+            self.ema.load(averaged, resume_state["ema_steps"])
         if self.net_d is not None and "network_d" in (self.opt["path"].get("ignore_resume_networks") or []):
             return
         if self.net_d is not None:

@@ -6,15 +6,13 @@ import csv
 import io
 import json
 import math
-import os
 import re
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lafr_base.files import csv_cell
+from lafr_base.files import csv_cell, whole
 from lafr_base.images import ImageError, read_image, to_uint8
 from lafr_metrics.suite import METRICS, MetricError, Suite, protocol, summarise
 
@@ -195,17 +193,6 @@ def write_reports(report: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    texts = {
-        path: json.dumps(report, indent=2, allow_nan=False) + "\n",
-        path.with_suffix(".csv"): as_csv(report),
-    }
-    parts = {target: target.with_name(f".{target.name}.{uuid.uuid4().hex}.part") for target in texts}
-    try:
-        for target, text in texts.items():
-            parts[target].write_text(text, encoding="utf-8")
-        for target, part in parts.items():
-            os.replace(part, target)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    with whole(path) as first, whole(path.with_suffix(".csv")) as second:
+        first.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        second.write_text(as_csv(report), encoding="utf-8")

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import types
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lafr_base import compat
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class SkipWithoutBasicSR(MetaPathFinder):
+    """Where BasicSR is not installed, a test that imports it is skipped."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> None:
+        if fullname.startswith("basicsr."):
+            raise pytest.skip.Exception(compat.MISSING, allow_module_level=True)
+
+
+if not compat.has_basicsr():
+    sys.meta_path.append(SkipWithoutBasicSR())
 
 
 def pytest_configure() -> None:

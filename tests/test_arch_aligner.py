@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.aligner_arch import FacePointNet
-from lafr_base.face_crops import centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.geometry import FFHQ_POINTS, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
 from lafr_data.aligner_dataset import MIRROR, FacePointDataset, load_landmarks
 from lafr_models.aligner_model import FacePointModel, point_error
 
@@ -96,7 +94,7 @@ def test_warp_crop_keeps_positions_at_any_scale(scale: float):
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     ramp = np.stack([x * 0.5, y * 0.5, np.zeros_like(x)], axis=-1).round().astype(np.uint8)
     matrix = crop_matrix(np.array([210.0, 140.0]), 64 / scale / 1.2, 10, 64)
-    crop = warp_crop(ramp, matrix, 64).astype(float)
+    crop = warp_face(ramp, matrix, 64).astype(float)
     inside = transform(invert(matrix), np.array([[20.0, 25.0], [40.0, 31.0], [33.0, 45.0]]))
     found = np.array([crop[25, 20, :2], crop[31, 40, :2], crop[45, 33, :2]]) * 2
     assert np.abs(found - inside).max() < 1.6  # half a gray level is one pixel
@@ -104,7 +102,7 @@ def test_warp_crop_keeps_positions_at_any_scale(scale: float):
 
 def test_warp_crop_reaches_beyond_the_photo():
     photo = np.full((5, 9, 3), 77, np.uint8)
-    crop = warp_crop(photo, crop_matrix(np.array([-30.0, 50.0]), 20, 0, 16), 16)
+    crop = warp_face(photo, crop_matrix(np.array([-30.0, 50.0]), 20, 0, 16), 16)
     assert crop.shape == (16, 16, 3)
     assert (crop == 77).all()
 

@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-import lafr
 from base_models import MINI_IMAGE_SIZE, write_mini_prior
-
-lafr.register()
-
 from lafr_arch.alignment_arch import FaithDiffAlignment, VQFRAlignment  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
+from lafr_arch.network_g_arch import build_lafr
 from stage_options import build, changed, options, snapshot, step  # noqa: E402
 
 SMALL_VQFR: dict[str, Any] = {"base_channels": 8, "multipliers": (1, 2), "code_dim": 8, "n_codes": 4, "blocks": 1}
@@ -101,7 +98,7 @@ def test_trained_by_stage_one_and_deployed(alignment: dict[str, Any], tmp_path: 
     assert changed(model.net_g, before)
     assert all(name.startswith("alignment.") for name in changed(model.net_g, before))
     model.save(0, -1)
-    net = LAFRNet(
+    net = build_lafr(
         **{k: v for k, v in network.items() if k != "type"}, alignment_weights=str(tmp_path / "models/net_g_latest.pth")
     )
     net.save_pretrained(tmp_path / "deployed")

@@ -21,10 +21,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import lafr
-
-lafr.register()
-
 from lafr.detectors import Face  # noqa: E402 - after BasicSR can be imported
 from lafr.networks import load_network  # noqa: E402
 from lafr.restorer import LAFRer  # noqa: E402
@@ -35,7 +31,7 @@ from lafr_arch.baseline_arch import (  # noqa: E402
     GFPGANBaseline,
     RestoreFormerBaseline,
 )
-from lafr_base.ffhq import FFHQ_POINTS  # noqa: E402
+from lafr_base.geometry import FFHQ_POINTS  # noqa: E402
 from lafr_models.baseline_model import BaselineModel  # noqa: E402
 
 spandrel = pytest.importorskip("spandrel")
@@ -347,9 +343,8 @@ def test_option_files_differ_from_lafrs_in_the_network_only(name: str):
     opt, ours = (load_yaml(ROOT / "options" / f"test_{n}.yml") for n in (name, "lafr"))
     assert opt["datasets"] == ours["datasets"]
     assert opt["val"] == ours["val"]
-    from basicsr.utils.registry import ARCH_REGISTRY
-
+    from lafr_base.registry import ARCH_REGISTRY
     from lafr_models.startup import required_weights
 
     assert required_weights(opt) == [opt["network_g"]["path"]]  # said before a run starts where it is missing
-    assert ARCH_REGISTRY.get(opt["network_g"]["type"]) is {k.lower(): v for k, v in BASELINES.items()}[name]
+    assert ARCH_REGISTRY[opt["network_g"]["type"]] is {k.lower(): v for k, v in BASELINES.items()}[name]

@@ -13,15 +13,12 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import lafr
 from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, assert_close_in_range, write_mini_prior, write_stable_diffusion
-
-lafr.register()
-
 from lafr import LAFRer, cli  # noqa: E402
 from lafr.networks import MODELS  # noqa: E402 - after BasicSR can be imported
 from lafr_arch.decoder_arch import SmallDecoder, TAESDDecoder  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
+from lafr_arch.network_g_arch import build_lafr
 from lafr_arch.sizes import count, network_sizes  # noqa: E402
 from lafr_models.ema import trained_state  # noqa: E402
 
@@ -86,24 +83,24 @@ def test_latents_are_scaled_inside():
 )
 def test_faults_are_told(mini_base: str, weights: Path, decoder: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        LAFRNet(**network(mini_base, decoder=DECODER | decoder, decoder_weights=str(weights)))
+        build_lafr(**network(mini_base, decoder=DECODER | decoder, decoder_weights=str(weights)))
 
 
 def test_weights_that_are_missing_or_others_are_told(mini_base: str, weights: Path):
     with pytest.raises(ValueError, match="need each other"):
-        LAFRNet(**network(mini_base, decoder=DECODER))
+        build_lafr(**network(mini_base, decoder=DECODER))
     with pytest.raises(ValueError, match="need each other"):
-        LAFRNet(**network(mini_base, decoder_weights=str(weights)))
+        build_lafr(**network(mini_base, decoder_weights=str(weights)))
     with pytest.raises(FileNotFoundError, match=r"decoder_weights: nowhere\.pth does not exist"):
-        LAFRNet(**network(mini_base, decoder=DECODER, decoder_weights="nowhere.pth"))
+        build_lafr(**network(mini_base, decoder=DECODER, decoder_weights="nowhere.pth"))
     with pytest.raises(ValueError, match="does not fit `decoder`"):
-        LAFRNet(**network(mini_base, decoder=DECODER | {"widths": [16, 16]}, decoder_weights=str(weights)))
+        build_lafr(**network(mini_base, decoder=DECODER | {"widths": [16, 16]}, decoder_weights=str(weights)))
 
 
 @torch.no_grad()
 def test_it_takes_the_decoders_place(tmp_path: Path, mini_base: str, weights: Path):
-    plain = LAFRNet(**network(mini_base)).eval()
-    net = LAFRNet(**network(mini_base, decoder=DECODER, decoder_weights=str(weights))).eval()
+    plain = build_lafr(**network(mini_base)).eval()
+    net = build_lafr(**network(mini_base, decoder=DECODER, decoder_weights=str(weights))).eval()
     face = torch.rand(2, 3, MINI_IMAGE_SIZE, MINI_IMAGE_SIZE)
     assert torch.equal(net(face, output="restored"), plain(face, output="restored"))
     assert not torch.allclose(net(face), plain(face), atol=0.05)
@@ -128,7 +125,7 @@ def test_it_takes_the_decoders_place(tmp_path: Path, mini_base: str, weights: Pa
 
 def test_export_follows_the_options(tmp_path: Path, mini_base: str, weights: Path):
     options = network(mini_base, lora={"rank": 2}, decoder=DECODER, decoder_weights=str(weights))
-    net = LAFRNet(**options).eval()
+    net = build_lafr(**options).eval()
     torch.save({"params": trained_state(net)}, tmp_path / "lora.pth")
     (tmp_path / "options.yml").write_text(json.dumps({"network_g": {"type": "LAFRNet", **options}}))
     arguments = [str(tmp_path / "options.yml"), str(tmp_path / "out"), "--weights", str(tmp_path / "lora.pth")]
@@ -154,7 +151,7 @@ def test_stable_diffusion_with_taesd(tmp_path: Path):
     taesd.save_pretrained(tmp_path / "taesd")
     decoder = {"type": "TAESDDecoder", "widths": [16] * 4, "blocks": [1] * 4}
     base = str(write_stable_diffusion(tmp_path / "sd"))
-    net = LAFRNet(base, decoder=decoder, decoder_weights=str(tmp_path / "taesd")).eval()
+    net = build_lafr(base, decoder=decoder, decoder_weights=str(tmp_path / "taesd")).eval()
     assert isinstance(net.decoder, TAESDDecoder)
     assert net.vae.post_quant_conv is None
     face = torch.rand(1, 3, SD_IMAGE_SIZE, SD_IMAGE_SIZE)
@@ -187,6 +184,6 @@ def test_sizes(mini_base: str, weights: Path):
     before, after = network_sizes(plain), network_sizes(small)
     assert "decoder" not in before
     assert after["decoder"] == count(SmallDecoder(8, 1.5, (16, 8), (1, 1)))
-    deployed = LAFRNet(**small).deploy()
+    deployed = build_lafr(**small).deploy()
     assert after["inference"] == count(deployed) + after["unet_constants"]
     assert before["inference"] - after["inference"] == after["vae_decoder"] - after["decoder"]

@@ -32,6 +32,7 @@ from lafr_arch.fast import (
 )
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_arch.lora import lora_layers
+from lafr_arch.network_g_arch import build_lafr
 from lafr_arch.static_unet import StaticUNet
 
 WIDE_UNET: dict[str, Any] = {
@@ -271,7 +272,9 @@ def test_half_precision_decoder(mini: LAFRNet, face_image: Tensor):
 
 def test_lora_is_merged_in_the_copy_only(tmp_path: Path):
     with torch.inference_mode(False):
-        net = LAFRNet(str(write_mini_prior(tmp_path)), prompt=None, timestep=250, lora={"rank": 2}, prune=False).eval()
+        net = build_lafr(
+            str(write_mini_prior(tmp_path)), prompt=None, timestep=250, lora={"rank": 2}, prune=False
+        ).eval()
         for name, parameter in net.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(std=0.1)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from base_models import assert_close_in_range, write_mini_prior, write_stable_diffusion
 from lafr_arch.autoencoder_arch import MiniAutoencoder
-from lafr_arch.deployed_arch import DeployedLAFRNet
 from lafr_arch.fidelity_arch import FidelityPath
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_arch.network_g_arch import build_deployed_lafr, build_lafr
 from lafr_arch.sizes import network_sizes
 
 
@@ -38,7 +38,7 @@ def faces() -> Tensor:
 
 
 def test_an_untrained_path_changes_nothing(mini: str, faces: Tensor):
-    net = LAFRNet(**options(mini)).eval()
+    net = build_lafr(**options(mini)).eval()
     with torch.no_grad():
         latent, maps = net.encode_with_maps(faces)
         torch.testing.assert_close(latent, net.encode(faces))
@@ -47,7 +47,7 @@ def test_an_untrained_path_changes_nothing(mini: str, faces: Tensor):
 
 
 def test_a_path_sees_the_face_at_both_sizes(mini: str, faces: Tensor):
-    net = stir(LAFRNet(**options(mini)).eval())
+    net = stir(build_lafr(**options(mini)).eval())
     with torch.no_grad():
         encoded, maps = net.encode_with_maps(faces)
         latent = net.denoise(encoded)
@@ -61,7 +61,7 @@ def test_a_path_sees_the_face_at_both_sizes(mini: str, faces: Tensor):
 
 
 def test_path_and_decoder_train_and_the_rest_is_frozen(mini: str, faces: Tensor):
-    net = LAFRNet(**options(mini, lora={"rank": 2, "targets": "conv"}, train_decoder=True)).train()
+    net = build_lafr(**options(mini, lora={"rank": 2, "targets": "conv"}, train_decoder=True)).train()
     net(faces).square().mean().backward()
     trained = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
     assert trained == {"vae", "unet", "fidelity"}
@@ -70,7 +70,7 @@ def test_path_and_decoder_train_and_the_rest_is_frozen(mini: str, faces: Tensor)
 
 
 def test_deployed_folder_keeps_the_path(mini: str, faces: Tensor, tmp_path: Path):
-    net = stir(LAFRNet(**options(mini)).eval())
+    net = stir(build_lafr(**options(mini)).eval())
     net.save_pretrained(tmp_path / "deployed")
     again = LAFRNet.from_pretrained(tmp_path / "deployed")
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_deployed_folder_keeps_the_path(mini: str, faces: Tensor, tmp_path: Path
 
 def test_sizes_count_the_path(mini: str):
     with_path, without = (network_sizes(options(mini, **more)) for more in ({}, {"fidelity": None}))
-    net = LAFRNet(**options(mini))
+    net = build_lafr(**options(mini))
     assert with_path["fidelity"] == sum(p.numel() for p in net.fidelity.parameters())
     assert with_path["inference"] - without["inference"] == with_path["fidelity"]
     assert network_sizes(options(mini, train_decoder=True))["trainable"] > with_path["trainable"]
@@ -91,10 +91,10 @@ def test_what_does_not_fit_is_said(mini: str, tmp_path: Path):
         FidelityPath((16, 8), (24, 12), widths=[16])
     decoder = {"decoder": {"type": "SmallDecoder"}, "decoder_weights": "x"}
     with pytest.raises(ValueError, match="takes the place"):
-        LAFRNet(**options(mini, **decoder))
+        build_lafr(**options(mini, **decoder))
     base = write_stable_diffusion(tmp_path / "sd")
     with pytest.raises(ValueError, match="offers no maps"):
-        LAFRNet(str(base), fidelity={"widths": [16, 16]})
+        build_lafr(str(base), fidelity={"widths": [16, 16]})
 
 
 def test_a_decoder_grows_without_a_change(faces: Tensor):
@@ -114,10 +114,10 @@ def test_a_decoder_grows_without_a_change(faces: Tensor):
 
 
 def test_stage_2_goes_on_from_a_deployed_folder_at_another_size(mini: str, faces: Tensor, tmp_path: Path):
-    before = LAFRNet(**options(mini, fidelity=None)).eval()
+    before = build_lafr(**options(mini, fidelity=None)).eval()
     before.save_pretrained(tmp_path / "before")
     more = {"fidelity": {"widths": [16, 16]}, "grow_decoder": 32, "image_size": 64, "train_decoder": True}
-    net = DeployedLAFRNet(str(tmp_path / "before"), train_unet=True, **more)
+    net = build_deployed_lafr(str(tmp_path / "before"), train_unet=True, **more)
     trained = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
     assert trained == {"vae", "unet", "fidelity"}
     assert net.image_size == 64
@@ -126,12 +126,12 @@ def test_stage_2_goes_on_from_a_deployed_folder_at_another_size(mini: str, faces
         assert_close_in_range(net(faces), before(faces))
     net.train()(faces).square().mean().backward()
     stir(net).eval().save_pretrained(tmp_path / "after")
-    again = DeployedLAFRNet(str(tmp_path / "after"))
+    again = build_deployed_lafr(str(tmp_path / "after"))
     assert again.image_size == 64
     assert not any(p.requires_grad for p in again.parameters())
     with torch.no_grad():
         assert_close_in_range(again(faces), net(faces))
     with pytest.raises(ValueError, match="already"):
-        DeployedLAFRNet(str(tmp_path / "after"), fidelity={"widths": [16, 16]})
+        build_deployed_lafr(str(tmp_path / "after"), fidelity={"widths": [16, 16]})
     with pytest.raises(ValueError, match="exclude"):
-        DeployedLAFRNet(str(tmp_path / "after"), lora={"rank": 2, "targets": "conv"}, train_unet=True)
+        build_deployed_lafr(str(tmp_path / "after"), lora={"rank": 2, "targets": "conv"}, train_unet=True)

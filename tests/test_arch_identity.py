@@ -14,7 +14,7 @@ from lafr_arch.identity_arch import FaceIdentityNet, flip_invariant
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_data.identity_dataset import FaceIdentityDataset
 from lafr_data.samplers import Draw
-from lafr_metrics.identity import separation
+from lafr_metrics.face_metric import separation
 from lafr_models.identity_model import FaceIdentityModel
 
 CHANNELS, BLOCKS = [4, 6, 8, 8], [0, 1, 1]

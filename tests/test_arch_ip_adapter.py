@@ -26,6 +26,7 @@ from base_models import (
 from lafr_arch.ip_adapter import (
     IPAdapter,
     add_image_attention,
+    build_encoder,
     image_attention,
     load_published,
     required_weights,
@@ -33,6 +34,7 @@ from lafr_arch.ip_adapter import (
 from lafr_arch.ip_adapter_encoder_arch import CLIPImageEncoder
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_arch.network_g_arch import build_lafr
 from lafr_arch.sizes import count, network_sizes
 from lafr_arch.static_unet import FullUNet, StaticCrossAttention, StaticUNet
 from lafr_base.weights import MissingWeightsError
@@ -58,7 +60,7 @@ def options(root: Path, **changes: Any) -> dict[str, Any]:
 
 def mini_net(root: Path, **more: Any) -> LAFRNet:
     torch.manual_seed(2)
-    return LAFRNet(str(root / "mini"), prompt=None, timestep=250, **more)
+    return build_lafr(str(root / "mini"), prompt=None, timestep=250, **more)
 
 
 def faces(count: int = 2, size: int = MINI_IMAGE_SIZE) -> Tensor:
@@ -91,9 +93,7 @@ class Encoder(nn.Module):
 
 
 def adapter_of(unet: nn.Module, tokens: int, scale: float) -> IPAdapter:
-    adapter = IPAdapter.__new__(IPAdapter)
-    nn.Module.__init__(adapter)
-    adapter._set(Encoder(), unet.config.cross_attention_dim, tokens, scale)
+    adapter = IPAdapter(Encoder(), unet.config.cross_attention_dim, tokens, scale)
     add_image_attention(unet, tokens, scale)
     return adapter
 
@@ -180,17 +180,17 @@ def test_keys_and_values_start_as_the_texts(root: Path):
 def test_encoders_see_what_the_losses_see(root: Path):
     """The embeddings are those that the identity losses compare."""
     face = faces(2, 48)
-    adapter = IPAdapter(8, {"type": "CLIPImageEncoder", "model": str(root / "clip")})
+    adapter = IPAdapter(build_encoder({"type": "CLIPImageEncoder", "model": str(root / "clip")}), 8)
     expected = IdentityCLIPLoss(str(root / "clip")).embed(face)
     torch.testing.assert_close(adapter.encoder(face), expected)
     assert adapter(face).shape == (2, 4, 8)
-    small = IPAdapter(8, options(root)["encoder"], tokens=2)
+    small = IPAdapter(build_encoder(options(root)["encoder"]), 8, tokens=2)
     torch.testing.assert_close(small.encoder(face), MobileFaceNetLoss(str(root / "face.ckpt")).face(face))
     assert small(face).shape == (2, 2, 8)
 
 
 def test_tokens_are_normalised_projections(root: Path):
-    adapter = IPAdapter(8, options(root)["encoder"], tokens=3)
+    adapter = IPAdapter(build_encoder(options(root)["encoder"]), 8, tokens=3)
     vector = adapter.encoder(faces())
     rows = vector @ adapter.image_proj.proj.weight.T + adapter.image_proj.proj.bias
     expected = torch.stack([F.layer_norm(rows[:, 8 * i : 8 * i + 8], (8,)) for i in range(3)], 1)
@@ -240,7 +240,7 @@ def test_save_and_load(root: Path, prune: bool, tmp_path: Path):
 
 def test_save_and_load_with_clip(root: Path, tmp_path: Path):
     encoder = {"type": "CLIPImageEncoder", "model": str(root / "clip")}
-    net = LAFRNet(str(root / "sd"), ip_adapter={"encoder": encoder}).eval()
+    net = build_lafr(str(root / "sd"), ip_adapter={"encoder": encoder}).eval()
     net.save_pretrained(tmp_path)
     face = faces(1, SD_IMAGE_SIZE)
     with torch.no_grad():

@@ -25,6 +25,7 @@ from base_models import (
 from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.base_model import BaseModelError, load_base_model
 from lafr_arch.lafr_arch import LAFRNet, predict_sample
+from lafr_arch.network_g_arch import build_lafr
 from lafr_arch.prior_arch import LatentPrior
 from lafr_arch.static_unet import StaticUNet
 
@@ -43,7 +44,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mini_net(mini: Path, **options: Any) -> LAFRNet:
     torch.manual_seed(2)
-    return LAFRNet(str(mini), prompt=None, timestep=250, **options)
+    return build_lafr(str(mini), prompt=None, timestep=250, **options)
 
 
 def randomise(net: nn.Module, part: str) -> None:
@@ -93,7 +94,7 @@ def test_stable_diffusion_step_by_step(sd: Path):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    net = LAFRNet(str(sd), prompt="face, high quality", timestep=999).eval()
+    net = build_lafr(str(sd), prompt="face, high quality", timestep=999).eval()
     assert net.image_size == SD_IMAGE_SIZE
     image = torch.rand(2, 3, SD_IMAGE_SIZE, SD_IMAGE_SIZE)
     tokenizer = CLIPTokenizer.from_pretrained(sd / "tokenizer")
@@ -130,7 +131,7 @@ def test_pruning_and_deploying_change_nothing(sd: Path, tmp_path: Path, kind: st
     nets = []
     for prune in (True, False):
         torch.manual_seed(3)
-        nets.append(LAFRNet(str(base), prune=prune, timestep=400, alignment=ADAPTER, lora=lora).eval())
+        nets.append(build_lafr(str(base), prune=prune, timestep=400, alignment=ADAPTER, lora=lora).eval())
     full, pruned = nets[1], nets[0]
     randomise(pruned, "lora_")
     randomise(pruned, "alignment")
@@ -262,11 +263,11 @@ def test_alignment_weights(mini: Path, tmp_path: Path):
     path = tmp_path / "net_g_latest.pth"
     torch.save({"params": prefixed(source.state_dict())}, path)
     torch.manual_seed(9)
-    net = LAFRNet(str(mini), None, with_unet=False, alignment=ADAPTER, alignment_weights=str(path))
+    net = build_lafr(str(mini), None, with_unet=False, alignment=ADAPTER, alignment_weights=str(path))
     assert net.alignment is not None
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in net.alignment.state_dict().items())
     torch.save({"params": prefixed(source.state_dict()), "params_ema": prefixed(averaged)}, path)
-    net = LAFRNet(str(mini), None, with_unet=False, alignment=ADAPTER, alignment_weights=str(path))
+    net = build_lafr(str(mini), None, with_unet=False, alignment=ADAPTER, alignment_weights=str(path))
     assert net.alignment is not None
     assert all(torch.equal(v, averaged[k]) for k, v in net.alignment.state_dict().items())
 
@@ -294,39 +295,39 @@ def test_alignment_weights_that_do_not_fit(mini: Path, tmp_path: Path):
 @pytest.mark.parametrize("path", ["/nowhere/base", "./nowhere", "experiments/mini_prior/base_model"])
 def test_missing_base_model(path: str):
     with pytest.raises(BaseModelError, match=f"base_model: .*{path.removeprefix('./')}"):
-        LAFRNet(path, prompt=None)
+        build_lafr(path, prompt=None)
 
 
 def test_hub_names_that_are_not_cached(monkeypatch: pytest.MonkeyPatch):
     # The hub's client reads HF_HUB_OFFLINE once, when it is imported.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BaseModelError, match="base_model: nobody/nothing"):
-        LAFRNet("nobody/nothing")
+        build_lafr("nobody/nothing")
 
 
 def test_incomplete_base_model(mini: Path, tmp_path: Path):
     shutil.copytree(mini, tmp_path / "base")
     shutil.rmtree(tmp_path / "base" / "scheduler")
     with pytest.raises(BaseModelError, match="lacks the folders scheduler"):
-        LAFRNet(str(tmp_path / "base"), prompt=None)
+        build_lafr(str(tmp_path / "base"), prompt=None)
     shutil.copytree(mini / "scheduler", tmp_path / "base" / "scheduler")
     config = tmp_path / "base" / "vae" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "AutoencoderTiny"}))
     with pytest.raises(BaseModelError, match="the VAE is a AutoencoderTiny; known: AutoencoderKL, MiniAutoencoder"):
-        LAFRNet(str(tmp_path / "base"), prompt=None)
+        build_lafr(str(tmp_path / "base"), prompt=None)
 
 
 def test_prompt_and_text_encoder_go_together(mini: Path, sd: Path):
     with pytest.raises(BaseModelError, match="has no text_encoder; leave `prompt: ~`"):
-        LAFRNet(str(mini), prompt="face")
+        build_lafr(str(mini), prompt="face")
     with pytest.raises(BaseModelError, match="has a text encoder; give a prompt"):
-        LAFRNet(str(sd), prompt=None)
+        build_lafr(str(sd), prompt=None)
 
 
 @pytest.mark.parametrize("timestep", [-1, 1000])
 def test_timestep_out_of_range(mini: Path, timestep: int):
     with pytest.raises(BaseModelError, match=rf"timestep: {timestep} is not in 0\.\.999"):
-        LAFRNet(str(mini), prompt=None, timestep=timestep)
+        build_lafr(str(mini), prompt=None, timestep=timestep)
 
 
 # ---- autoencoder and prior ----------------------------------------------------------------------------------------

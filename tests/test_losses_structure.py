@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lafr_arch.d3dfr_arch import D3DFRNet
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.geometry import FFHQ_POINTS
 from lafr_base.weights import MissingWeightsError
 from lafr_losses.face_models import D3DFRFace, TDDFAFace, load_bfm, rotation
 from lafr_losses.structure_loss import FacialStructureLoss

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lafr_metrics.face import LMD, Deg, angle, landmark_distance, peaks
+from lafr_metrics.face_metric import LMD, Deg, angle, landmark_distance, peaks
 from lafr_metrics.images import ImagePair
 from lafr_metrics.suite import MetricError, Suite
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_arcface

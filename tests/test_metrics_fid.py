@@ -11,8 +11,8 @@ import torch
 from scipy import linalg
 from torch import nn
 
-import lafr_metrics.fid
-from lafr_metrics.fid import FID, Gaussian, fid_inception, frechet_distance, inception_input
+import lafr_metrics.fid_metric
+from lafr_metrics.fid_metric import FID, Gaussian, fid_inception, frechet_distance, inception_input
 from lafr_metrics.suite import MetricError, Suite
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -113,7 +113,7 @@ def test_suite_measures_both_fids_and_names_unreadable_files(
 ):
     # Colours of 16 fields instead of Inception's features.
     fields = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
-    monkeypatch.setattr(lafr_metrics.fid, "fid_inception", lambda path: fields)
+    monkeypatch.setattr(lafr_metrics.fid_metric, "fid_inception", lambda path: fields)
     monkeypatch.setenv("LAFR_WEIGHTS", str(tmp_path))
     (tmp_path / FILE).write_bytes(b"not read")
     np.savez(tmp_path / "ffhq_clean_trainval70k_512.npz", mu=np.full(48, 0.5), sigma=np.eye(48))

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
-from lafr_arch.recognition import _CROP, recognition_crop, similarity_transform
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_arch.recognition import _CROP, recognition_crop
+from lafr_base.geometry import FFHQ_POINTS, similarity
 from lafr_base.weights import MissingWeightsError
-from lafr_metrics.identity import IdentitySimilarity
+from lafr_metrics.face_metric import IdentitySimilarity
 from lafr_metrics.statistics import bootstrap_mean
 
 
@@ -21,7 +21,7 @@ def test_similarity_transform_agrees_with_a_complex_line():
     plane = [points[:, 0] + 1j * points[:, 1] for points in (FFHQ_POINTS, _CROP)]
     (a, b), *_ = np.linalg.lstsq(np.stack([plane[0], np.ones(5)], axis=1), plane[1], rcond=None)
     expected = [[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]
-    np.testing.assert_allclose(similarity_transform(FFHQ_POINTS, _CROP), expected, atol=1e-9)
+    np.testing.assert_allclose(similarity(FFHQ_POINTS, _CROP), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [256, 512])
@@ -30,7 +30,7 @@ def test_crop_puts_points_where_the_transform_says(size: int):
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) * 512 / size - 0.5] * 2, indexing="ij")
     crop = recognition_crop(torch.stack([x, y, x])[None])[0]
     assert crop.shape == (3, 112, 96)
-    matrix = similarity_transform(FFHQ_POINTS, _CROP)
+    matrix = similarity(FFHQ_POINTS, _CROP)
     back = matrix @ np.array([crop[0, 60, 40].item(), crop[1, 60, 40].item(), 1])
     np.testing.assert_allclose(back, [40, 60], atol=0.1)  # the antialiased resize bends a ramp by up to 0.04 px
 

@@ -12,9 +12,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import lafr
-from lafr_metrics.lafr_metric import PREFIX, option_faults, required_weights
 from lafr_metrics.statistics import bootstrap_mean
 from lafr_metrics.suite import METRICS, MetricError, Suite, protocol, summarise
+from lafr_metrics.validation import PREFIX, option_faults, required_weights
 
 # Half of the last digit that papers print: PSNR with 2, SSIM with 4, NIQE with 3.
 PSNR_DIGIT, SSIM_DIGIT, NIQE_DIGIT = 5e-3, 5e-5, 5e-4
@@ -68,6 +68,17 @@ def test_psnr_and_ssim_agree_with_scikit_image(pair: tuple[np.ndarray, np.ndarra
     for name in ("ssim", "ssim_y"):
         assert values[name] == pytest.approx(expected[name], abs=1e-6), name
     assert values["psnr_y"] - values["psnr"] > 1, "RGB and Y are different numbers"
+
+
+def test_psnr_ssim_and_niqe_agree_with_basicsr(pair: tuple[np.ndarray, np.ndarray]):
+    pytest.importorskip("basicsr.metrics", reason="BasicSR is not installed")
+    from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+
+    values = Suite(["psnr", "psnr_y", "ssim", "ssim_y", "niqe"]).measure(*pair)
+    for suffix, y in (("", False), ("_y", True)):
+        assert values[f"psnr{suffix}"] == pytest.approx(calculate_psnr(*pair, 0, test_y_channel=y), abs=1e-6)
+        assert values[f"ssim{suffix}"] == pytest.approx(calculate_ssim(*pair, 0, test_y_channel=y), abs=1e-7)
+    assert values["niqe"] == pytest.approx(calculate_niqe(pair[0], 0), abs=NIQE_DIGIT)
 
 
 def test_psnr_ssim_and_niqe_agree_with_pyiqa(pair: tuple[np.ndarray, np.ndarray]):
@@ -146,9 +157,9 @@ def test_every_metric_is_usable_or_missing_with_what_to_do():
 
 
 def test_a_missing_package_is_named_beside_the_missing_weights(monkeypatch: pytest.MonkeyPatch):
-    import lafr_metrics.suite
+    import lafr_metrics.specs
 
-    monkeypatch.setattr(lafr_metrics.suite, "find_spec", lambda name: None)
+    monkeypatch.setattr(lafr_metrics.specs, "find_spec", lambda name: None)
     reason = Suite(["musiq"]).missing["musiq"]
     assert "pip install 'lafr[metrics]'" in reason
     assert "musiq_koniq_ckpt" in reason
@@ -204,6 +215,7 @@ def test_image_metrics_are_registered_and_give_the_suites_values(pair: tuple[np.
     from basicsr.metrics import calculate_metric
     from basicsr.utils.registry import METRIC_REGISTRY
 
+    lafr.register()
     names = [name for name, spec in METRICS.items() if spec.kind == "image"]
     assert all(f"{PREFIX}{name}" in METRIC_REGISTRY for name in names)
     restored, reference = pair

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lafr_metrics.iqa import _packaging_in_pkg_resources, _without_pretraining
+from lafr_metrics.iqa_metric import _packaging_in_pkg_resources, _without_pretraining
 from lafr_metrics.suite import Suite
 
 pytest.importorskip("pyiqa", reason="pyiqa (extra `metrics`) is not installed")

@@ -11,6 +11,7 @@ import torch
 
 from base_models import SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_arch.network_g_arch import build_lafr
 from stage_options import ADAPTER, batch, build, options, step
 
 MINI: dict[str, Any] = {"prompt": None, "timestep": 250}
@@ -38,7 +39,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tmp_path: Path, k
     for checkpointing in (False, True):
         torch.manual_seed(0)
         arguments = MINI if kind == "mini" else {}
-        net = LAFRNet(base, lora={"rank": 2}, gradient_checkpointing=checkpointing, **arguments).train()
+        net = build_lafr(base, lora={"rank": 2}, gradient_checkpointing=checkpointing, **arguments).train()
         results.append(saved_bytes(net, batch(1, SD_IMAGE_SIZE)["lq"]))
     assert results[1][0] < 0.7 * results[0][0]
     torch.testing.assert_close(results[1][1], results[0][1])
@@ -47,7 +48,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tmp_path: Path, k
 def test_decoder_in_half_precision(tmp_path: Path):
     base = str(write_stable_diffusion(tmp_path / "sd"))
     image = batch(1, SD_IMAGE_SIZE)["lq"]
-    nets = [LAFRNet(base, decoder_dtype=dtype).eval() for dtype in ("fp32", "bf16")]
+    nets = [build_lafr(base, decoder_dtype=dtype).eval() for dtype in ("fp32", "bf16")]
     assert {p.dtype for p in nets[1].vae.decoder.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in (*nets[1].vae.encoder.parameters(), *nets[1].unet.parameters())} == {torch.float32}
     with torch.no_grad():
@@ -55,7 +56,7 @@ def test_decoder_in_half_precision(tmp_path: Path):
         difference = (nets[0](image) - nets[1](image)).abs().max()
     assert 0 < difference < 0.05
     with pytest.raises(ValueError, match="decoder_dtype: int8 is unknown"):
-        LAFRNet(base, decoder_dtype="int8")
+        build_lafr(base, decoder_dtype="int8")
 
 
 def align(root: Path, base: Path, **train: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from base_models import SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
 from lafr_arch.decoder_arch import SmallDecoder
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_arch.network_g_arch import build_lafr
 from lafr_models.image_training import random_part
 from lafr_models.options import load_yaml
 from lafr_models.startup import MissingFilesError, require_files
@@ -47,7 +48,7 @@ def test_loss_is_the_distance_between_both_decoders_images(tmp_path: Path, base:
     model = build(decoder_options(tmp_path, base))
     data = batch()
     loss = model.losses(data, 1)["l_pixel"]
-    net = LAFRNet(base, prompt=None, timestep=250, with_unet=False).eval()
+    net = build_lafr(base, prompt=None, timestep=250, with_unet=False).eval()
     with torch.no_grad():
         latent = net.encode(data["gt"])
         image = (model.net_g(latent / net.vae.config.scaling_factor) + 1) / 2
@@ -146,7 +147,7 @@ def test_the_result_is_the_teacher_with_the_new_decoder(tmp_path: Path, base: st
         assert torch.equal(deployed(face, output="restored"), model.teacher(face, output="restored"))
     # The checkpoint goes into option files.
     config = {"decoder": DECODER, "decoder_weights": str(tmp_path / "models/net_g_latest.pth")}
-    net = LAFRNet(base, prompt=None, timestep=250, **config).eval()
+    net = build_lafr(base, prompt=None, timestep=250, **config).eval()
     with torch.no_grad():
         torch.testing.assert_close(net(face), deployed(face))
 

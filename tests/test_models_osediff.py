@@ -13,6 +13,7 @@ from torch import Tensor
 
 import lafr
 from base_models import SD_IMAGE_SIZE, assert_close_in_range, write_mini_prior, write_stable_diffusion
+from lafr_arch.network_g_arch import build_lafr
 
 lafr.register()
 
@@ -323,4 +324,4 @@ def test_what_is_missing_is_said(tmp_path: Path, bases: dict[str, str]):
     with pytest.raises(ValueError, match="OSEDiff has none"):
         build(opt | {"network_g": {**opt["network_g"], "alignment": adapter}})
     with pytest.raises(ValueError, match="lora: train: no layer is called nothing"):
-        LAFRNet(bases["epsilon"], lora={**LORA, "train": ["nothing"]})
+        build_lafr(bases["epsilon"], lora={**LORA, "train": ["nothing"]})

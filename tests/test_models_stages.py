@@ -15,6 +15,7 @@ from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.base_model import load_base_model
 from lafr_arch.codebook import Codebook
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_arch.network_g_arch import build_lafr
 from stage_options import ADAPTER, PIXEL, Loader, batch, build, changed, options, snapshot, step
 
 SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
@@ -289,7 +290,7 @@ def test_whole_unet_stage(tmp_path: Path, mini: str):
 
 def test_unet_stage_goes_on_from_a_deployed_network(tmp_path: Path, mini: str):
     torch.manual_seed(0)
-    LAFRNet(mini, prompt=None, timestep=250, alignment=ADAPTER).save_pretrained(tmp_path / "before")
+    build_lafr(mini, prompt=None, timestep=250, alignment=ADAPTER).save_pretrained(tmp_path / "before")
     network = {"type": "DeployedLAFRNet", "folder": str(tmp_path / "before"), "lora": {"rank": 2, "targets": "conv"}}
     feature = {"type": "FeatureLoss", "backend": "autoencoder", "path": str(tmp_path / "before"), "loss_weight": 0.1}
     model = build(options(tmp_path, "LAFRUNetModel", network, pixel_opt=PIXEL, feature_opt=feature))

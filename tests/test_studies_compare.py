@@ -17,10 +17,9 @@ from torch import nn
 
 from lafr.cli import main
 from lafr.detectors import Face
-from lafr.faces import align_matrix
 from lafr.methods import MethodError, MethodSpec
-from lafr_base.ffhq import FFHQ_POINTS
 from lafr_base.files import digest
+from lafr_base.geometry import FFHQ_POINTS, align_matrix
 from lafr_metrics.suite import Suite
 from lafr_studies.comparison import methods as method_runner
 from lafr_studies.comparison import run, worker

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lafr
+from lafr_arch.network_g_arch import build_lafr
 
 lafr.register()
 
@@ -50,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mini_prior(root / "mini")
     for name, alignment in (("deployed", ADAPTER), ("plain", None)):
         torch.manual_seed(0)
-        LAFRNet(str(root / "mini"), prompt=None, timestep=250, alignment=alignment).save_pretrained(root / name)
+        build_lafr(str(root / "mini"), prompt=None, timestep=250, alignment=alignment).save_pretrained(root / name)
     return root
 
 
@@ -138,7 +139,7 @@ def test_points_are_vectors_of_the_same_positions():
 def test_latents_of_an_option_file(root: Path, tmp_path: Path):
     pytest.importorskip("sklearn")
     torch.manual_seed(3)
-    net = LAFRNet(str(root / "mini"), prompt=None, alignment=ADAPTER, with_unet=False)
+    net = build_lafr(str(root / "mini"), prompt=None, alignment=ADAPTER, with_unet=False)
     state = {name: value for name, value in net.state_dict().items() if name.startswith("alignment.")}
     torch.save({"params": state}, tmp_path / "net_g.pth")
     text = f"""

@@ -13,7 +13,7 @@ from lafr_arch.arcface_arch import ArcFaceResNet18
 from lafr_arch.d3dfr_arch import D3DFRNet
 from lafr_arch.efficientnet_arch import EfficientNetLite0
 from lafr_arch.mobilenetv1_arch import MobileNetV1
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.geometry import FFHQ_POINTS
 from lafr_losses.face_models import TDDFAFace
 
 

@@ -34,9 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Degrade; return the exit status."""
-    import lafr
-
-    lafr.register()
     from tqdm import tqdm
 
     from lafr_base.images import write_image

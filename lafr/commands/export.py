@@ -31,12 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, load, write; return the exit status."""
-    from lafr import register
     from lafr_models.options import OptionError, lafr_options
 
     opt = lafr_options(args.option_file)
-    register()
-    from lafr_arch.lafr_arch import DTYPES, LAFRNet
+    from lafr_arch.lafr_arch import LAFRNet
+    from lafr_base.dtypes import DTYPES
 
     try:
         net = build(opt, args.weights)
@@ -65,13 +64,13 @@ def build(opt: dict[str, Any], checkpoint: str | None) -> Any:
         ValueError: the options or the checkpoint do not fit.
         FileNotFoundError: the checkpoint does not exist.
     """
-    from lafr_arch.lafr_arch import LAFRNet
+    from lafr_arch.network_g_arch import build_lafr
     from lafr_models.ema import load_trained, trained_state
     from lafr_models.options import run_folder
 
     # Settings that only save work in training, at the price of rounding.
     network = {k: v for k, v in opt["network_g"].items() if k not in ("type", "decoder_dtype")}
-    net = LAFRNet(**network)
+    net = build_lafr(**network)
     if net.unet is None:
         raise ValueError("network_g: with_unet: false (stage 1) cannot be deployed; name the option file of stage 2")
     if net.alignment is not None:

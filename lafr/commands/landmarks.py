@@ -30,8 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lafr.detectors import build_detector
-    from lafr_base.face_crops import centre_and_radius
-    from lafr_base.ffhq import FFHQ_POINTS, FFHQ_SIZE
+    from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE, centre_and_radius
     from lafr_data.sources import ImageFolder, decode
 
     folder = ImageFolder(args.input, "--input")

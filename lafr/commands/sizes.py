@@ -16,11 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count and print; return the exit status."""
-    from lafr import register
     from lafr_models.options import lafr_options
 
     network_g = lafr_options(args.option_file)["network_g"]
-    register()
     from lafr_arch.sizes import format_sizes, network_sizes
 
     sizes = network_sizes(network_g)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lafr_arch.aligner_arch import FacePointNet
-from lafr_base.face_crops import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_crop
+from lafr_base.geometry import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
 
 from .face import Face, Photo, check_photo, rescale, resize_to, suppress
 
@@ -130,7 +130,7 @@ class BuiltinDetector:
         points, logits = [np.zeros((0, 5, 2))], [np.zeros(0)]
         for start in range(0, len(matrices), BATCH):
             batch = matrices[start : start + BATCH]
-            crops = np.stack([warp_crop(img, matrix, size)[:, :, ::-1].transpose(2, 0, 1) for matrix in batch])
+            crops = np.stack([warp_face(img, matrix, size)[:, :, ::-1].transpose(2, 0, 1) for matrix in batch])
             found, face = self._net(torch.from_numpy(crops).to(self.device).float() / 255)
             found = found.double().cpu().numpy() * size
             points.append(np.stack([transform(invert(m), p) for m, p in zip(batch, found, strict=True)]))

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lafr_base.checkpoints import read_state
+
 from .face import Face, Photo, check_photo, rescale, resize_to, suppress
 
 SEARCH_PIXELS = 1_500_000
@@ -35,17 +37,14 @@ class RetinaFaceDetector:
     def __init__(self, network: str, weights: Path, device: str | torch.device = "cpu", min_score: float = 0.8) -> None:
         from facexlib.detection.retinaface import RetinaFace
 
-        import lafr_base.compat  # noqa: F401 - facexlib may import BasicSR
-
         self.name = f"retinaface_{network}"
         self.device = torch.device(device)
         self.min_score = min_score
         with warnings.catch_warnings():  # facexlib uses an argument of torchvision's models that is deprecated
             warnings.simplefilter("ignore")
             self._net = RetinaFace(network_name=network, device=self.device)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
         try:
-            self._net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+            self._net.load_state_dict(read_state(weights))
         except RuntimeError as error:
             raise ValueError(f"{weights} does not hold the parameters of {self.name}: {error}") from error
         self._net.to(self.device).eval()

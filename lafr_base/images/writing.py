@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import logging
-import os
-import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from lafr_base.files import shown
+from lafr_base.files import shown, whole
 from lafr_base.images.photo import DiskError, ImageError, to_uint8
 from lafr_base.images.png import chunk
 
@@ -138,17 +135,10 @@ def _encode_pil(
 
 
 def _replace(path: Path, data: bytes, folder: Path) -> None:
-    part = folder / f".{uuid.uuid4().hex}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-    except BaseException as error:  # also on Ctrl-C: no partial file stays
-        with contextlib.suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError):
-            kind = ImageError if error.errno in _NAMES_FAULTS else DiskError
-            reason = error.strerror or error
-            raise kind(f"{shown(path)}: cannot be written ({reason}); choose another output folder") from error
-        raise
+        with whole(path, folder) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        kind = ImageError if error.errno in _NAMES_FAULTS else DiskError
+        reason = error.strerror or error
+        raise kind(f"{shown(path)}: cannot be written ({reason}); choose another output folder") from error

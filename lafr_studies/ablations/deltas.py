@@ -106,7 +106,7 @@ def _names(
 
 def _class_at(merged: Mapping[str, Any], label: str, place: tuple[str, ...]) -> Any:
     """The network's or loss's class that a mapping describes, or None."""
-    from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+    from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY  # which have this project's, too: lafr.register
 
     if not place or "type" not in merged:
         return None

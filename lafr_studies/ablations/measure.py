@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils import tensor2img
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
 from tqdm import tqdm
 
 from lafr_arch.lafr_arch import LAFRNet
 from lafr_base.files import digest, read_json, write_json
 from lafr_base.images import write_image
+from lafr_base.registry import DATASET_REGISTRY
+from lafr_metrics.images import to_image
 from lafr_metrics.suite import METRICS, Suite
 from lafr_studies.ablations.deltas import AblationError
 from lafr_studies.ablations.runs import Run, fingerprint
@@ -62,8 +62,8 @@ def measure(run: Run, out: Path, suite: Suite, device: torch.device) -> dict[str
 def _measure(net: LAFRNet, run: Run, out: Path, suite: Suite, device: torch.device, pictures: bool) -> dict[str, Any]:
     options = {**run.validation, "phase": "val"}
     try:
-        dataset = DATASET_REGISTRY.get(options["type"])(options)
-    except (KeyError, ValueError, OSError) as error:
+        dataset = DATASET_REGISTRY[options["type"]](options)
+    except (ValueError, OSError) as error:
         raise AblationError(f"{run.name}: datasets: val: {error}") from error
     references = out / "results" / f"hq_{digest(dict(run.validation))[:12]}"
     faces: dict[str, dict[str, float | None]] = {}
@@ -76,7 +76,7 @@ def _measure(net: LAFRNet, run: Run, out: Path, suite: Suite, device: torch.devi
         start = _now(device)
         restored = net(lq)
         seconds.append(_now(device) - start)
-        images = [tensor2img([image.cpu()]) for image in (restored, item["gt"][None])]
+        images = [to_image(image) for image in (restored, item["gt"])]
         name = f"{index:05d}_{Path(item['gt_path']).stem}"
         faces[name] = _finite(suite.measure(images[0], images[1], errors))
         if pictures:

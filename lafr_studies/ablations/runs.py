@@ -176,11 +176,11 @@ class Planner:
 
 def _whole(alignment: Mapping[str, Any] | None) -> Options | None:
     """An alignment module's options with the defaults of its class: one file may spell out what another leaves out."""
-    from basicsr.utils.registry import ARCH_REGISTRY
+    from lafr_base.registry import ARCH_REGISTRY
 
     if alignment is None:
         return None
-    parameters = inspect.signature(ARCH_REGISTRY.get(alignment["type"])).parameters
+    parameters = inspect.signature(ARCH_REGISTRY[alignment["type"]]).parameters
     return {**{name: parameter.default for name, parameter in parameters.items()}, **alignment}
 
 

@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
         raise AblationError(f"--steps must be at least 1; got {args.steps}")
     if min(args.seeds) < 0:
         raise AblationError(f"--seeds must not be negative; got {min(args.seeds)}")
-    from lafr import register
 
-    register()
+    import lafr
+
+    lafr.register()
     from lafr_studies.ablations.experiment import Request, run_table
 
     out = (args.out or Path("results") / "ablations" / args.scale).expanduser().resolve()

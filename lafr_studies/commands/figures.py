@@ -66,9 +66,6 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, write, print; return the exit status."""
-    from lafr import register
-
-    register()
     result, text = _draw(args)
     print(text)
     print(f"{args.out / result['figure']}.png, {args.out / result['figure']}.json")

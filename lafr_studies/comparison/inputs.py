@@ -13,8 +13,8 @@ import numpy as np
 
 from lafr import __version__
 from lafr.detectors import Detector, Face
-from lafr.faces import align_matrix, warp_face
 from lafr_base.files import digest, read_json, write_json
+from lafr_base.geometry import align_matrix, warp_face
 from lafr_base.images import ImageError, list_images, read_image, to_uint8
 
 MIN_EYE_DISTANCE = 5.0

@@ -47,7 +47,7 @@ def build_report(
             column["difference"] = differences(values[method.name], values[first], items)
         columns.insert(len(columns) - (HQ in values), {**column, **_cost(method)})
     definitions = protocol(suite.names)
-    about = {name: {**METRICS[name].__dict__, "weights": list(METRICS[name].weights)} for name in suite.names}
+    about = {name: METRICS[name].describe() for name in suite.names}
     return {
         "lafr": __version__,
         "first": first,

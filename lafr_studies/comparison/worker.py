@@ -27,6 +27,7 @@ from torch import nn
 from lafr.methods import MethodSpec
 from lafr.networks import load_network, pick_device
 from lafr.restorer import LAFRer, RestoredPhoto
+from lafr_arch.restoring import RestoringNetwork
 from lafr_base.images import to_uint8, write_image
 from lafr_studies.comparison.inputs import Input, Settings, cut_faces, to_faces
 from lafr_studies.comparison.store import Store
@@ -165,7 +166,7 @@ def work(job: Job, emit: Emit) -> None:
     weight = usual_weight(network) if job.settings.weight is None else job.settings.weight
     about = {
         "event": "footprint",
-        "weight": None if fidelity(network) == "none" else weight,
+        "weight": None if network.weight_means == "none" else weight,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "face_size": restorer.face_size,
         "threads": torch.get_num_threads(),
@@ -187,18 +188,13 @@ def work(job: Job, emit: Emit) -> None:
         emit({**about, **peaks(device)})
 
 
-def usual_weight(network: nn.Module) -> float:
+def usual_weight(network: RestoringNetwork) -> float:
     """Return the weight a network is compared with where none is asked for.
 
     That is 0 where it would keep tones of the photo: the network's own result. Where it is the network's own knob
     (CodeFormer's), it is 0.5, its authors' default.
     """
-    return 0.0 if fidelity(network) == "tones" else 0.5
-
-
-def fidelity(network: nn.Module) -> str:
-    """Return what the weight means for a network: see `lafr.restorer.LAFRer`."""
-    return str(getattr(network, "weight_means", "tones"))
+    return 0.0 if network.weight_means == "tones" else 0.5
 
 
 def restore(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lafr_base import weights
+from lafr_base.checkpoints import read_state
 from lafr_base.files import write_json
 from lafr_studies.figures.drawing import new_figure, save, scatter, tsne
 from lafr_studies.figures.inputs import FigureError, Source, face_pairs, images, load_model
@@ -40,7 +41,7 @@ class ResNet50Features(nn.Module):
         path = weights.require("resnet50")
         net = resnet50()
         try:
-            net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            net.load_state_dict(read_state(path))
         except RuntimeError as error:
             raise FigureError(f"{path} is not torchvision's ResNet-50: {error}") from error
         net.fc = nn.Identity()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lafr_base.files import whole
 from lafr_studies.figures.inputs import FigureError
 from lafr_studies.figures.statistics import Points
 
@@ -66,12 +64,5 @@ def scatter(ax: Axes, groups: Mapping[str, Points]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a PNG file whole or not at all; missing folders are made."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}_{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=120)

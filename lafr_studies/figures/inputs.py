@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from lafr.methods import MethodError
 from lafr.networks import load_network
 from lafr_arch.lafr_arch import LAFRNet
+from lafr_arch.network_g_arch import build_lafr
+from lafr_base.registry import DATASET_REGISTRY
 from lafr_models.options import OptionError, lafr_options, run_folder
 
 DEGRADATION = "celeba_x4"
@@ -80,7 +81,7 @@ def _build(source: Source, options: Mapping[str, Any]) -> LAFRNet:
     arguments = {key: network[key] for key in kept if key in network}
     if network.get("alignment") is not None:
         arguments["alignment_weights"] = weights
-    return LAFRNet(**arguments, with_unet=False)
+    return build_lafr(**arguments, with_unet=False)
 
 
 def face_pairs(source: Source, image_size: int) -> tuple[Dataset[dict[str, Any]], dict[str, Any]]:
@@ -116,7 +117,7 @@ def images(folder: str, image_size: int, count: int | None, seed: int, flag: str
 def _dataset(options: Mapping[str, Any], image_size: int, count: int | None, flag: str) -> Dataset[dict[str, Any]]:
     subset = {} if count is None else {"n_images": count, "n_images_seed": options["seed"]}
     try:
-        return DATASET_REGISTRY.get("ValidationFaceDataset")(
+        return DATASET_REGISTRY["ValidationFaceDataset"](
             {**options, **subset, "image_size": image_size, "phase": "val"}
         )
     except ValueError as error:

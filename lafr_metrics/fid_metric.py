@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+from torchvision.models import Inception3
+from torchvision.models.inception import InceptionE
 
+from lafr_base.checkpoints import read_state
 from lafr_base.images import ImageError, read_image, to_uint8
 from lafr_base.weights import require
-from lafr_losses.common import freeze, load_state_dict, load_strict
+from lafr_losses.common import freeze, load_strict
 from lafr_metrics.images import MetricError
-
-Progress = Callable[[Sequence[Path], str], Iterable[Path]]
+from lafr_metrics.specs import MetricSpec, Progress, SetMetric, add_metric
 
 _SIZE = 299
 _BATCH = 8
@@ -76,6 +80,20 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return float(((a.mean - b.mean) ** 2).sum() + spread)
 
 
+class _MaxPooled(InceptionE):
+    """The last block takes the largest of its pool where the others, and torchvision's, take the mean."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        outputs = super()._forward(x)
+        return [*outputs[:-1], self.branch_pool(F.max_pool2d(x, kernel_size=3, stride=1, padding=1))]
+
+
+def _without_padding(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:  # noqa: ARG001 - a hook's arguments
+    """Make torchvision's 3 x 3 mean, which counts the padding's zeros, TensorFlow's, which does not."""
+    (pooled,) = inputs
+    return pooled / F.avg_pool2d(torch.ones_like(pooled[:1, :1]), kernel_size=3, stride=1, padding=1)
+
+
 def fid_inception(path: Path) -> nn.Module:
     """TensorFlow's Inception of 2015-12-05 as pytorch-fid ported it; (B, 3, 299, 299) in [-1, 1] -> (B, 2048).
 
@@ -85,17 +103,11 @@ def fid_inception(path: Path) -> nn.Module:
     Raises:
         ValueError: the file holds another net.
     """
-    from basicsr.archs import inception as blocks
-    from torchvision.models import Inception3
-
     net = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
-    for name, channels in (("5b", (192, 32)), ("5c", (256, 64)), ("5d", (288, 64))):
-        setattr(net, f"Mixed_{name}", blocks.FIDInceptionA(channels[0], pool_features=channels[1]))
-    for name, width in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-        setattr(net, f"Mixed_{name}", blocks.FIDInceptionC(768, channels_7x7=width))
-    net.Mixed_7b = blocks.FIDInceptionE_1(1280)
-    net.Mixed_7c = blocks.FIDInceptionE_2(2048)
-    load_strict(net, load_state_dict(path), path)
+    net.Mixed_7c = _MaxPooled(2048)
+    for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
+        net.get_submodule(f"Mixed_{name}.branch_pool").register_forward_pre_hook(_without_padding)
+    load_strict(net, read_state(path), path)
     net.fc = nn.Identity()
     return freeze(net)
 
@@ -124,6 +136,27 @@ class FID:
     def __init__(self, device: torch.device, path: str = "fid-inception") -> None:
         self.net = fid_inception(require(path)).to(device)
         self.device = device
+        self._last: tuple[list[tuple[Path, int, int]], Gaussian] | None = None
+
+    def gaussian(
+        self,
+        paths: Sequence[Path],
+        title: str = "FID",
+        errors: dict[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> Gaussian:
+        """Mean and covariance of the features of image files, as :meth:`features` takes them.
+
+        Those of the last files are kept, which the next metric asks for again.
+
+        Raises:
+            MetricError: they are fewer than two.
+        """
+        stats = [(path, path.stat()) for path in paths]
+        key = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
+        if self._last is None or self._last[0] != key:
+            self._last = key, Gaussian.of_features(self.features(paths, title, errors, progress))
+        return self._last[1]
 
     def features(
         self,
@@ -168,3 +201,78 @@ class FID:
     @torch.no_grad()
     def _run(self, batch: list[Tensor]) -> np.ndarray:
         return self.net(torch.stack(batch).to(self.device)).cpu().numpy()
+
+
+_INCEPTIONS: WeakValueDictionary[torch.device, FID] = WeakValueDictionary()
+
+
+def _fid(device: torch.device) -> FID:
+    """One Inception a device, as long as a metric uses it."""
+    found = _INCEPTIONS.get(device)
+    if found is None:
+        found = _INCEPTIONS[device] = FID(device)
+    return found
+
+
+def _against_references(device: torch.device) -> SetMetric:
+    fid = _fid(device)
+
+    def measure(
+        restored: Sequence[Path],
+        references: Sequence[Path] | None,
+        errors: dict[str, str] | None,
+        progress: Progress | None,
+    ) -> float:
+        if references is None:
+            raise MetricError("fid compares with a folder of reference images, and none was given")
+        mine = fid.gaussian(restored, "FID, restored", errors, progress)
+        return frechet_distance(
+            mine, Gaussian.of_features(fid.features(references, "FID, reference", errors, progress))
+        )
+
+    return measure
+
+
+def _against_ffhq(device: torch.device) -> SetMetric:
+    fid, ffhq = _fid(device), Gaussian.of_file(require("fid-ffhq"))
+
+    def measure(
+        restored: Sequence[Path],
+        references: Sequence[Path] | None,  # noqa: ARG001 - a set metric's arguments
+        errors: dict[str, str] | None,
+        progress: Progress | None,
+    ) -> float:
+        return frechet_distance(fid.gaussian(restored, "FID, restored", errors, progress), ffhq)
+
+    return measure
+
+
+_VARIANT = (
+    "Inception of TensorFlow 2015-12-05, 2048 features, images resized to 299 x 299 by PIL's bicubic filter in float "
+    "(clean-fid)"
+)
+add_metric(
+    MetricSpec(
+        name="fid",
+        title="FID (reference folder)",
+        better="lower",
+        reference=True,
+        kind="set",
+        variant=f"{_VARIANT}; against all images of the reference folder",
+        library="own, as clean-fid and pyiqa",
+        build=_against_references,
+        weights=("fid-inception",),
+    )
+)
+add_metric(
+    MetricSpec(
+        name="fid_ffhq",
+        title="FID (FFHQ)",
+        better="lower",
+        kind="set",
+        variant=f"{_VARIANT}; against the statistics of FFHQ's 70,000 images at 512 x 512",
+        library="own, as clean-fid and pyiqa",
+        build=_against_ffhq,
+        weights=("fid-inception", "fid-ffhq"),
+    )
+)

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lafr_base.checkpoints import read_state
+from lafr_base.compat import MissingPackageError
 from lafr_base.weights import require
-from lafr_losses.common import freeze, load_state_dict, load_strict
-from lafr_metrics.images import ImagePair, MissingPackageError
-from lafr_metrics.specs import METRICS
+from lafr_losses.common import freeze, load_strict
+from lafr_metrics.images import ImagePair
+from lafr_metrics.specs import METRICS, MetricSpec, add_metric
 
 
 class PyIQA:
@@ -66,7 +68,7 @@ def _build(name: str, path: Path) -> nn.Module:
         }
         with _without_pretraining(maniqa_arch.timm):
             net = maniqa_arch.MANIQA(pretrained=False, **options[name])
-    load_strict(net, load_state_dict(path), path)
+    load_strict(net, read_state(path), path)
     return net
 
 
@@ -97,3 +99,25 @@ def _without_pretraining(timm: Any) -> Iterator[None]:
         yield
     finally:
         timm.create_model = original
+
+
+def _add(name: str, title: str, variant: str, weight: str) -> None:
+    add_metric(
+        MetricSpec(
+            name=name,
+            title=title,
+            better="higher",
+            variant=variant,
+            library="pyiqa 0.1.16",
+            build=lambda device: PyIQA(name, device),
+            weights=(weight,),
+            package="pyiqa",
+            install="pip install 'lafr[metrics]'",
+        )
+    )
+
+
+_add("musiq", "MUSIQ", "musiq: KonIQ-10k, full size and longer sides 384 and 224", "musiq-koniq")
+_add("clipiqa", "CLIP-IQA", "clipiqa: CLIP RN50, mean of 5 prompt pairs, no position embedding", "clip-rn50")
+_add("maniqa", "MANIQA", "maniqa: KonIQ-10k, 20 crops of 224 x 224", "maniqa-koniq")
+_add("maniqa_pipal", "MANIQA (PIPAL)", "maniqa-pipal: PIPAL, 20 crops of 224 x 224", "maniqa-pipal")

@@ -16,10 +16,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from basicsr.utils.registry import METRIC_REGISTRY
 
+from lafr_base.registry import METRIC_REGISTRY
 from lafr_metrics.specs import METRICS, MetricSpec
-from lafr_metrics.suite import MetricError, Suite, require_package
+from lafr_metrics.suite import MetricError, Suite
 
 PREFIX = "calculate_lafr_"
 
@@ -55,7 +55,7 @@ def _metric(name: str) -> Callable[..., float]:
 
 for _spec in METRICS.values():
     if _spec.kind == "image":
-        METRIC_REGISTRY.register(_metric(_spec.name))
+        METRIC_REGISTRY.register()(_metric(_spec.name))
 
 
 def _spec_of(options: Mapping[str, Any]) -> MetricSpec | None:
@@ -83,7 +83,7 @@ def option_faults(label: str, options: Mapping[str, Any]) -> list[str]:
         return []
     spec = _spec_of(options)
     if spec is None:
-        return [f"{label}: type: {options['type']} is unknown; known: {', '.join(_registered())}"]
+        return [f"{label}: type: {options['type']} is unknown; known: {', '.join(METRIC_REGISTRY)}"]
     if spec.kind == "set":
         return [f"{label}: {spec.name} is of a whole set of images: validation cannot have it, `lafr evaluate` can"]
     faults = []
@@ -93,11 +93,7 @@ def option_faults(label: str, options: Mapping[str, Any]) -> list[str]:
             f"{label}: better: {better} would keep the worst value as the best; write `better: {spec.better}`"
         )
     try:
-        require_package(spec)
+        spec.require_package()
     except ImportError as error:
         faults.append(f"{label}: {error}")
     return faults
-
-
-def _registered() -> list[str]:
-    return [f"{PREFIX}{spec.name}" for spec in METRICS.values() if spec.kind == "image"]

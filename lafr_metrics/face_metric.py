@@ -1,4 +1,4 @@
-"""Metrics of aligned faces: the angle between identities (Deg) and the distance between landmarks (LMD)."""
+"""Metrics of aligned faces: angle and similarity of identities, distances between landmarks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_arch.recognition import WEIGHTS as MOBILEFACENET
+from lafr_arch.recognition import MobileFaceNetFace
+from lafr_base.checkpoints import read_state
 from lafr_base.weights import require
-from lafr_losses.common import freeze, load_net, load_state_dict, load_strict
+from lafr_losses.common import freeze, load_net, load_strict
 from lafr_losses.face_models import TDDFAFace
 from lafr_metrics.images import ImagePair
+from lafr_metrics.specs import ImageMetric, MetricSpec, add_metric
 
 # Distances are stated in pixels of an aligned face of this side.
 _SIDE = 512
@@ -103,7 +108,7 @@ class LMD:
         from facexlib.alignment.awing_arch import FAN
 
         file = require(path)
-        state = load_state_dict(file)
+        state = read_state(file)
         stacks = sum(name.startswith("conv_last") and name.endswith(".weight") for name in state)
         net = FAN(num_modules=stacks, num_landmarks=98, device=device)
         load_strict(net, state, file)
@@ -149,3 +154,107 @@ class Landmarks3DDFA:
         """Distance between restored image and reference."""
         restored, reference = pair.tensors
         return landmark_distance(self.landmarks(restored), self.landmarks(reference))
+
+
+class IdentitySimilarity:
+    """Cosine of the identity embeddings of two faces, -1 to 1; higher is more alike.
+
+    Args:
+        path: ``068.ckpt`` of MobileFaceNet_Pytorch, or a name of ``lafr weights``; ``mobilefacenet`` by default.
+
+    Raises:
+        lafr_base.weights.MissingWeightsError: the file is not there.
+        ValueError: it holds another net.
+    """
+
+    def __init__(self, path: str = MOBILEFACENET) -> None:
+        self.face = MobileFaceNetFace(path)
+
+    @torch.no_grad()
+    def embed(self, face: Tensor) -> Tensor:
+        """FFHQ-aligned faces (B, 3, S, S) RGB in [0, 1] -> normalised embeddings (B, 128)."""
+        return F.normalize(self.face(face), dim=1)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarity of each pair of faces (B, 3, S, S) RGB in [0, 1], (B,)."""
+        return (self.embed(a) * self.embed(b)).sum(1)
+
+
+def separation(same: Tensor, different: Tensor, allowed: float = 0.01) -> tuple[float, float]:
+    """How well similarities tell pairs of one person from pairs of two.
+
+    Args:
+        same: similarities of pairs of the same person, (N,).
+        different: of pairs of different persons, (M,).
+        allowed: share of the different pairs that may lie above the threshold.
+
+    Returns:
+        The threshold, and the share of the same pairs that lies above it.
+    """
+    threshold = float(torch.quantile(different.double(), 1 - allowed))
+    return threshold, float((same > threshold).double().mean())
+
+
+def _identity(device: torch.device) -> ImageMetric:
+    similarity = IdentitySimilarity()
+    similarity.face.to(device)
+    return lambda pair: similarity(*pair.tensors).item()
+
+
+add_metric(
+    MetricSpec(
+        name="deg",
+        title="Deg",
+        better="lower",
+        reference=True,
+        variant="degrees between ArcFace ResNet-18 (IRBlock, no SE) embeddings, gray as OpenCV reads PNG files, "
+        "bilinear to 128 x 128 without antialiasing; angles under 1 degree are kept in the mean (VQFR drops them)",
+        library="own, as VQFR",
+        build=Deg,
+        weights=("arcface-resnet18",),
+        aligned=True,
+    )
+)
+add_metric(
+    MetricSpec(
+        name="lmd",
+        title="LMD",
+        better="lower",
+        reference=True,
+        variant="mean L2 distance of 98 landmarks in pixels of 512, AWing with 4 hourglasses, bilinear to 256 x 256, "
+        "not normalised",
+        library="facexlib 0.3.0, as VQFR",
+        build=LMD,
+        weights=("awing",),
+        package="facexlib",
+        install="pip install facexlib==0.3.0",
+        aligned=True,
+    )
+)
+add_metric(
+    MetricSpec(
+        name="landmarks_3ddfa",
+        title="LMD (3DDFA-V2)",
+        better="lower",
+        reference=True,
+        variant="mean L2 distance of 68 landmarks in pixels of 512, 3DDFA-V2 MobileNetV1 x0.5, fixed crop of aligned "
+        "faces",
+        library="own, as 3DDFA-V2",
+        build=Landmarks3DDFA,
+        weights=("3ddfa-v2", "3ddfa-v2-basis"),
+        aligned=True,
+    )
+)
+add_metric(
+    MetricSpec(
+        name="identity",
+        title="Identity",
+        better="higher",
+        reference=True,
+        variant="cosine of MobileFaceNet embeddings, 112 x 96 crop of aligned faces",
+        library="own, as MobileFaceNet_Pytorch",
+        build=_identity,
+        weights=("mobilefacenet",),
+        aligned=True,
+    )
+)
