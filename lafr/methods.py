@@ -21,23 +21,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lafr_arch.baselines import BASELINES, BaselineSpec
 from lafr_base import weights
 from lafr_base.files import digest, file_digest
 
 MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
 """Networks that come with the package, by name."""
 
-BASELINES = {"gfpgan": "gfpgan-v1.4", "codeformer": "codeformer", "restoreformer": "restoreformer"}
-"""Methods of published checkpoints, and the entry of `lafr_base.weight_list` that each means without a path."""
 
-SYNTAX = (
-    f"{', '.join(MODELS)}, a folder with config.json, bicubic, osediff:FOLDER, "
-    f"{', '.join(f'{kind}[:PATH]' for kind in BASELINES)}, NAME=FOLDER of results, or NAME=METHOD"
-)
+def _syntax() -> str:
+    baselines = (name if spec.weights is None else f"{name}[:PATH]" for name, spec in BASELINES.items())
+    own = f"{', '.join(MODELS)}, a folder with config.json, osediff:FOLDER"
+    return f"{own}, {', '.join(baselines)}, NAME=FOLDER of results, or NAME=METHOD"
 
 
 class MethodError(ValueError):
@@ -50,7 +49,7 @@ class MethodSpec:
 
     Attributes:
         name: heading of its column and name of its folder of results; no slash, no space.
-        kind: ``lafr``, ``bicubic``, ``results``, or a key of `BASELINES`.
+        kind: ``lafr``, ``results``, or a name of `lafr_arch.baselines.BASELINES`.
         path: folder or checkpoint, which exists; None for ``bicubic``.
         options: ``w`` of ``codeformer``, 0 to 1; ``noise`` of ``gfpgan``, 0 or 1; ``size`` of ``bicubic``, side of its
             faces in pixels.
@@ -78,18 +77,11 @@ def parse_method(text: str) -> MethodSpec:
     name, spec = _split_name(text)
     head, colon, rest = spec.partition(":")
     kind = head if colon else spec.partition(",")[0]
-    if kind in BASELINES:
-        path, options = _split_options(rest if colon else spec.removeprefix(kind), text)
-        _allow(kind, options, text)
-        found = MethodSpec(
-            kind, kind, _checkpoint(kind, path, text) if colon else weights.require(BASELINES[kind]), options
-        )
+    baseline = BASELINES.get(kind)
+    if baseline is not None and (baseline.weights is not None or not colon):
+        found = _baseline(baseline, rest if colon else spec.removeprefix(kind), colon != "", text)
     elif kind == "osediff" and colon:
         found = MethodSpec(kind, "lafr", _deployed(Path(rest).expanduser(), text))
-    elif kind == "bicubic" and not colon:
-        _, options = _split_options(spec.removeprefix(kind), text)
-        _allow(kind, options, text)
-        found = MethodSpec(kind, kind, None, options)
     elif spec in MODELS:
         found = MethodSpec(spec, "lafr", MODELS[spec])
     else:
@@ -149,32 +141,23 @@ def _split_options(text: str, whole: str) -> tuple[str, dict[str, float]]:
     return text.removesuffix(tail), options
 
 
-_OPTIONS: dict[str, dict[str, tuple[str, Callable[[float], bool]]]] = {
-    "gfpgan": {"noise": ("0 (the checkpoint's) or 1 (random, as published)", lambda value: value in (0, 1))},
-    "codeformer": {"w": ("within 0 (quality) to 1 (fidelity)", lambda value: 0 <= value <= 1)},
-    "bicubic": {"size": ("a whole number of pixels above 0", lambda value: value >= 1 and value == int(value))},
-}
-
-
-def _allow(kind: str, options: Mapping[str, float], text: str) -> None:
-    known = _OPTIONS.get(kind, {})
-    for key, value in options.items():
-        if key not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise MethodError(f"method {text!r}: {kind} has no option {key!r}; {takes}")
-        said, valid = known[key]
-        if not valid(value):
-            raise MethodError(f"method {text!r}: {key} must be {said}; got {value:g}")
-
-
-def _checkpoint(kind: str, path: str, text: str) -> Path:
-    found = weights.find(path) if path else None
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"method {text!r}: the file {path} does not exist; {kind} alone stands for the published one, which "
-            f"`lafr weights --fetch {BASELINES[kind]}` gets"
-        )
-    return found
+def _baseline(baseline: BaselineSpec, rest: str, with_path: bool, text: str) -> MethodSpec:
+    name, options = _split_options(rest, text)
+    try:
+        baseline.check(options)
+    except ValueError as error:
+        raise MethodError(f"method {text!r}: {error}") from error
+    path = None
+    if with_path:
+        path = weights.find(name) if name else None
+        if path is None or not path.is_file():
+            raise FileNotFoundError(
+                f"method {text!r}: the file {name} does not exist; {baseline.name} alone stands for the published one, "
+                f"which `lafr weights --fetch {baseline.weights}` gets"
+            )
+    elif baseline.weights is not None:
+        path = weights.require(baseline.weights)
+    return MethodSpec(baseline.name, baseline.name, path, options)
 
 
 def _deployed(folder: Path, text: str) -> Path:
@@ -190,4 +173,4 @@ def _folder(folder: Path, name: str | None, text: str) -> MethodSpec:
         return MethodSpec(re.sub(r"[^\w.+-]", "_", folder.resolve().name), "lafr", folder)
     if name is not None and folder.is_dir():
         return MethodSpec(name, "results", folder)
-    raise FileNotFoundError(f"method {text!r}: {folder / 'config.json'} does not exist; pass one of {SYNTAX}")
+    raise FileNotFoundError(f"method {text!r}: {folder / 'config.json'} does not exist; pass one of {_syntax()}")

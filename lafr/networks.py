@@ -10,6 +10,7 @@ from torch import nn
 
 from lafr.methods import MODELS as MODELS
 from lafr.methods import MethodError, MethodSpec, parse_method
+from lafr_arch.baselines import BASELINES
 from lafr_arch.restorer_base import is_restorer, load_restorer
 from lafr_arch.restoring import as_restoring
 
@@ -40,15 +41,7 @@ def _build(spec: MethodSpec) -> nn.Module:
         from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
 
         return LAFRNet.from_pretrained(str(spec.path))
-    from lafr_arch import baseline_arch
-
-    if spec.kind == "bicubic":
-        return baseline_arch.BicubicBaseline(int(spec.options.get("size", 512)))
-    if spec.kind == "codeformer":
-        return baseline_arch.CodeFormerBaseline(str(spec.path), spec.options.get("w"))
-    if spec.kind == "gfpgan":
-        return baseline_arch.GFPGANBaseline(str(spec.path), bool(spec.options.get("noise", 1)))
-    return baseline_arch.RestoreFormerBaseline(str(spec.path))
+    return BASELINES[spec.kind].build(None if spec.path is None else str(spec.path), spec.options)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

@@ -46,7 +46,7 @@ class LAFRer:
             "restoreformer:PATH" or what else `lafr.methods` says, or a module that maps (B, 3, S, S) RGB in [0, 1] to
             the same and has S as `image_size`. What else a module may offer is said by
             `lafr_arch.restoring.RestoringNetwork`, what `weight` of `enhance` means for it, for one.
-        detection_model: one of `lafr.detectors.DETECTORS`, or a detector.
+        detection_model: one of `lafr.detectors.names()`, or a detector.
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from lafr_arch.baselines import BaselineSpec, Option, add_baseline
 from lafr_arch.restoring import RunsAsItIs
 from lafr_base import weights
 from lafr_base.checkpoints import read_checkpoint
@@ -183,3 +184,35 @@ def _codeformer() -> Any:
     from spandrel_extra_arches.architectures.CodeFormer import CodeFormerArch
 
     return CodeFormerArch()
+
+
+add_baseline(
+    BaselineSpec(
+        name="gfpgan",
+        weights="gfpgan-v1.4",
+        build=lambda path, options: GFPGANBaseline(str(path), bool(options.get("noise", 1))),
+        options={"noise": Option(lambda value: value in (0, 1), "0 (the checkpoint's) or 1 (random, as published)")},
+    )
+)
+add_baseline(
+    BaselineSpec(
+        name="codeformer",
+        weights="codeformer",
+        build=lambda path, options: CodeFormerBaseline(str(path), options.get("w")),
+        options={"w": Option(lambda value: 0 <= value <= 1, "within 0 (quality) to 1 (fidelity)")},
+    )
+)
+add_baseline(
+    BaselineSpec(
+        name="restoreformer",
+        weights="restoreformer",
+        build=lambda path, _: RestoreFormerBaseline(str(path)),
+    )
+)
+add_baseline(
+    BaselineSpec(
+        name="bicubic",
+        build=lambda _, options: BicubicBaseline(int(options.get("size", IMAGE_SIZE))),
+        options={"size": Option(lambda value: value >= 1 and value == int(value), "a whole number of pixels above 0")},
+    )
+)

@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lafr_base.files import share, write_text
+from lafr_arch.restoring import RunsAsItIs
+from lafr_base.checkpoints import read_state
+from lafr_base.files import whole
 from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
@@ -27,17 +29,10 @@ WEIGHTS_NAME = "model.safetensors"
 Losses = dict[str, Tensor]
 
 
-class Restorer(nn.Module):
-    """Base of the rivals.
-
-    Attributes:
-        image_size: side S of the faces, in pixels.
-        weight_means: what ``weight`` of :meth:`lafr.restorer.LAFRer.enhance` means: nothing, or (``network``) an
-            argument of :meth:`forward`.
-    """
+class Restorer(RunsAsItIs, nn.Module):
+    """Base of the rivals, under :class:`lafr_arch.restoring.RestoringNetwork`."""
 
     image_size: int
-    weight_means = "none"
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments that make an empty network of the same form."""
@@ -57,15 +52,11 @@ class Restorer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().contiguous().cpu().clone() for name, value in self.state_dict().items()}
-        part = folder / f".{WEIGHTS_NAME}.part"
-        save_file(state, part, metadata={"format": "pt"})
-        part.replace(folder / WEIGHTS_NAME)
         config = {"format": FORMAT, "type": type(self).__name__, "arguments": self.arguments()}
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        share(folder)
+        with whole(Path(folder) / "config.json") as text, whole(Path(folder) / WEIGHTS_NAME) as weights:
+            save_file(state, weights, metadata={"format": "pt"})
+            text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def is_restorer(folder: str | Path) -> bool:
@@ -116,9 +107,7 @@ def load_start(net: nn.Module, path: str, option: str, unused: tuple[str, ...] =
     Raises:
         ValueError: the file has tensors that do not fit.
     """
-    stored: Mapping[str, Any] = torch.load(require(path), map_location="cpu", weights_only=True)
-    state = next((stored[key] for key in ("params_ema", "params", "state_dict") if key in stored), stored)
-    state = {name: value for name, value in state.items() if not name.startswith(unused)} if unused else dict(state)
+    state = {name: value for name, value in read_state(require(path)).items() if not name.startswith(unused or "\0")}
     own = net.state_dict()
     wrong = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
     if wrong or not state:

@@ -113,7 +113,7 @@ def test_auto_prefers_yunet_to_the_mobile_retinaface(weights_folder: Path):
 
 
 def test_damaged_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from lafr.detectors.yunet import YuNetDetector
+    from lafr.detectors.yunet_detector import YuNetDetector
 
     file = tmp_path / "yunet.onnx"
     file.write_bytes(b"not an onnx file")
@@ -127,7 +127,7 @@ def test_anchors_are_those_of_facexlib():
     from facexlib.detection.retinaface_utils import PriorBox
 
     import lafr_base.compat  # noqa: F401 - facexlib needs it
-    from lafr.detectors.retinaface import make_anchors
+    from lafr.detectors.retinaface_detector import make_anchors
 
     height, width = 70, 121
     centres, sides = make_anchors(height, width)

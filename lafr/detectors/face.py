@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Photo = NDArray[np.uint8]
+from lafr_base import weights
+from lafr_base.registry import Registry
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) BGR."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +36,54 @@ class Detector(Protocol):
     """Finds faces."""
 
     name: str
-    """Which of :data:`lafr.detectors.DETECTORS` it is (never ``auto``)."""
+    """Its name in :data:`DETECTORS`."""
 
-    def detect(self, img: Photo) -> list[Face]:
+    def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo (H, W, 3) uint8, best score first.
 
         Raises:
             ValueError: ``img`` is something else.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSpec:
+    """One detector.
+
+    Attributes:
+        name: what commands call it.
+        rank: the lower, the sooner ``auto`` takes it.
+        build: makes it of the path of its weights (None for one that has none), a torch device, and ``min_score`` where
+            one is asked for.
+        weights: what it needs, a name of ``lafr weights``; None for a detector without any.
+        package: module that must be installed, beside what restoring needs anyway.
+        other_names: that it is known by elsewhere.
+    """
+
+    name: str
+    rank: int
+    build: Callable[[Path | None, str, dict[str, float]], Detector]
+    weights: str | None = None
+    package: str | None = None
+    other_names: tuple[str, ...] = ()
+
+    def is_ready(self) -> bool:
+        """Whether its weights and its library are there; nothing is fetched."""
+        there = self.package is None or find_spec(self.package) is not None
+        return there and (self.weights is None or weights.find(self.weights) is not None)
+
+
+DETECTORS = Registry("face detector", "lafr.detectors", "_detector")
+"""All detectors, by name: :class:`DetectorSpec`."""
+
+
+def add_detector(spec: DetectorSpec) -> None:
+    """Make a detector known.
+
+    Raises:
+        ValueError: another has its name.
+    """
+    DETECTORS.register(spec.name)(spec)
 
 
 SMALLEST_PHOTO = 12
@@ -55,7 +102,7 @@ def check_photo(img: Any) -> bool:  # noqa: ANN401
     return min(img.shape[:2]) >= SMALLEST_PHOTO
 
 
-def resize_to(img: Photo, pixels: int, largest_factor: float = 1.0) -> Photo:
+def resize_to(img: Picture, pixels: int, largest_factor: float = 1.0) -> Picture:
     """Resize a photo to about ``pixels`` in all, enlarging it by ``largest_factor`` at most.
 
     Neither side falls below :data:`SMALLEST_PHOTO`. Panoramas keep more detail than by a limit of their long side.
@@ -68,7 +115,7 @@ def resize_to(img: Photo, pixels: int, largest_factor: float = 1.0) -> Photo:
     return cv2.resize(img, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
-def rescale(points: NDArray[Any], source: Photo, target: Photo) -> NDArray[np.float32]:
+def rescale(points: NDArray[Any], source: Picture, target: Picture) -> NDArray[np.float32]:
     """Move points (..., 2) from the resized photo ``source`` to ``target``: pixel areas, not centres, coincide."""
     factors = np.array([target.shape[1] / source.shape[1], target.shape[0] / source.shape[0]])
     return ((points + 0.5) * factors - 0.5).astype(np.float32)

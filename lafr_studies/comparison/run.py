@@ -55,7 +55,7 @@ class Request:
             these are aligned faces, and `FACE_SIZE` where they are whole photos.
         upscale: enlargement of whole photos.
         weight: of `lafr.restorer.LAFRer.enhance`; None for each method's usual.
-        detector: one of `lafr.detectors.DETECTORS`.
+        detector: one of `lafr.detectors.names()`.
         device: torch device, or auto.
         precision: one of `lafr.batching.PRECISIONS`.
         pictures: how pictures are embedded in the page.

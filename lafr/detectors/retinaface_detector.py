@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from lafr_base.checkpoints import read_state
+from lafr_base.compat import MissingPackageError
 
-from .face import Face, Photo, check_photo, rescale, resize_to, suppress
+from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 SEARCH_PIXELS = 1_500_000
 STRIDES = (8, 16, 32)
@@ -35,7 +36,10 @@ class RetinaFaceDetector:
     """
 
     def __init__(self, network: str, weights: Path, device: str | torch.device = "cpu", min_score: float = 0.8) -> None:
-        from facexlib.detection.retinaface import RetinaFace
+        try:
+            from facexlib.detection.retinaface import RetinaFace
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(f"RetinaFace needs {error.name}: pip install facexlib==0.3.0") from error
 
         self.name = f"retinaface_{network}"
         self.device = torch.device(device)
@@ -50,7 +54,7 @@ class RetinaFaceDetector:
         self._net.to(self.device).eval()
 
     @torch.inference_mode()
-    def detect(self, img: Photo) -> list[Face]:
+    def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
@@ -90,3 +94,20 @@ def make_anchors(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         torch.from_numpy(np.concatenate(centres)).float(),
         torch.from_numpy(np.concatenate(sides)).float()[:, None],
     )
+
+
+def _add(network: str, rank: int, other_names: tuple[str, ...]) -> None:
+    add_detector(
+        DetectorSpec(
+            name=f"retinaface_{network}",
+            rank=rank,
+            weights=f"retinaface-{network}",
+            package="facexlib",
+            other_names=other_names,
+            build=lambda path, device, options: RetinaFaceDetector(network, path, device, **options),  # type: ignore[arg-type]
+        )
+    )
+
+
+_add("resnet50", 10, ("retinaface",))
+_add("mobile0.25", 30, ("retinaface_mobilenet0.25",))

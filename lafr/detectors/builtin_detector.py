@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lafr_arch.aligner_arch import FacePointNet
 from lafr_base.geometry import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
 
-from .face import Face, Photo, check_photo, rescale, resize_to, suppress
+from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "pretrained" / "aligner"
 
@@ -63,7 +63,7 @@ class BuiltinDetector:
         self._cascade = Cascade(data.lbp_frontal_face_cascade_filename())
         self._net = FacePointNet.from_pretrained(WEIGHTS, self.device)
 
-    def detect(self, img: Photo) -> list[Face]:
+    def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
@@ -96,7 +96,7 @@ class BuiltinDetector:
         rows = [(b["c"] + (b["width"] - 1) / 2, b["r"] + (b["height"] - 1) / 2, b["width"]) for b in boxes]
         return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
-    def _verify(self, img: Photo, small: Photo, boxes: Array, angle: float) -> list[Face]:
+    def _verify(self, img: Picture, small: Picture, boxes: Array, angle: float) -> list[Face]:
         """Find the points of boxes of ``small``, turned by ``angle`` degrees, in ``img``; drop what is no face."""
         if not len(boxes):
             return []
@@ -124,7 +124,7 @@ class BuiltinDetector:
         ]
 
     @torch.inference_mode()
-    def _run(self, img: Photo, matrices: list[Array]) -> tuple[Array, Array]:
+    def _run(self, img: Picture, matrices: list[Array]) -> tuple[Array, Array]:
         """Return the points (N, 5, 2) in pixels of ``img`` and the face logits (N,) of N crops."""
         size = self._net.image_size
         points, logits = [np.zeros((0, 5, 2))], [np.zeros(0)]
@@ -153,3 +153,8 @@ def _turn(gray: NDArray[np.uint8], angle: float) -> tuple[Array, NDArray[np.uint
 def _box(points: Array) -> NDArray[np.float32]:
     centre, radius = centre_and_radius(points)
     return (np.tile(centre, 2) + radius * FACE_BOX).astype(np.float32)
+
+
+add_detector(
+    DetectorSpec(name="builtin", rank=100, build=lambda _, device, options: BuiltinDetector(device, **options))
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .face import Face, Photo, check_photo, rescale, resize_to, suppress
+from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 SEARCH_PIXELS = (2_000_000, 100_000)
 """The net finds faces of 10 to 300 pixels: it looks at two sizes of the photo, so that portraits are found too."""
@@ -33,7 +33,7 @@ class YuNetDetector:
         except cv2.error as error:
             raise ValueError(f"{weights} is not a YuNet that OpenCV {cv2.__version__} can read: {error}") from error
 
-    def detect(self, img: Photo) -> list[Face]:
+    def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
@@ -52,3 +52,13 @@ class YuNetDetector:
                 box = rescale(corners, small, img).flatten()
                 faces.append(Face(box, rescale(row[4:14].reshape(5, 2), small, img), float(row[14])))
         return suppress(faces, OVERLAP)
+
+
+add_detector(
+    DetectorSpec(
+        name="yunet",
+        rank=20,
+        weights="yunet",
+        build=lambda path, _, options: YuNetDetector(path, **options),  # type: ignore[arg-type]
+    )
+)
