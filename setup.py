@@ -66,6 +66,8 @@ setup(
         "simplejpeg>=1.8",  # 0.4 MB; tells of damage in JPEG files that Pillow passes over
         "scikit-image>=0.22",
         "matplotlib>=3.7",  # carries one of the sample portraits; facexlib needs it anyway
+        "jinja2>=3.1",  # torch needs it, too
+        "markupsafe",
         "pyyaml>=6.0",
         "tqdm>=4.65",
         "filelock>=3.12",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from lafr_base.files import write_text
@@ -76,34 +76,37 @@ def write_page(
             faces = {column: read_image(store.face_paths(column, item)[index]).bgr for column in done}
             encoded[name] = {column: _webp(resize_face(face, side), pictures.quality) for column, face in faces.items()}
         progress()
+    environment = Environment(
+        loader=PackageLoader("lafr_studies.comparison", "web"), autoescape=True, undefined=StrictUndefined
+    )
     script, style = _web("page.js") + _web("viewer.js"), _web("page.css")
-    holders = [
-        f'<script type="application/json" id="pictures-{number}">{_json(encoded.get(row["id"], {}))}</script>'
-        for number, row in enumerate(report["faces"])
-    ]
     size = f"{side} x {side} px" if side == report["protocol"]["size"] else f"shrunk to {side} x {side} px"
-    parts = {
-        "title": html.escape(f"Comparison of {count_faces(report)} faces"),
-        "subtitle": html.escape(_subtitle(report)),
-        "style": style,
-        "style_hash": _hash(style),
-        "script": script,
-        "script_hash": _hash(script),
-        "summary": _summary(report),
-        "details": _details(report),
-        "footer": html.escape(
-            f"LAFR {report['lafr']}. Pictures here are WebP of quality {pictures.quality}, {size}; what was measured "
-            "lies beside this file as PNG, in the folder faces of each method's folder."
-        ),
-        "data": _json(_data(report, encoded)),
-        "pictures": "\n".join(holders),
-    }
-    # One pass: what is put in may itself contain braces.
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _web("page.html")))
+    protocol = {key: value for key, value in report["protocol"].items() if key != "versions"}
+    protocol["versions"] = ", ".join(f"{k} {v}" for k, v in report["protocol"]["versions"].items())
+    protocol |= {about["title"]: f"{about['variant']} ({about['library']})" for about in report["metrics"].values()}
+    html = environment.get_template("page.html").render(
+        title=f"Comparison of {count_faces(report)} faces",
+        subtitle=_subtitle(report),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        metrics=list(report["metrics"].values()),
+        rows=[_row(report, column) for column in report["columns"]],
+        first=report["first"],
+        notes=[*report["notes"], *faults(report)],
+        missing=[f"{name}: {text}" for name, text in report["missing"].items()],
+        protocol=protocol,
+        footer=f"LAFR {report['lafr']}. Pictures here are WebP of quality {pictures.quality}, {size}; what was "
+        "measured lies beside this file as PNG, in the folder faces of each method's folder.",
+        data=_json(_data(report, encoded)),
+        pictures=[_json(encoded.get(row["id"], {})) for row in report["faces"]],
+    )
+    write_text(path, html)
 
 
-def _web(name: str) -> str:
-    return (resources.files("lafr_studies.comparison") / "web" / name).read_text("utf-8")
+def _web(name: str) -> Markup:
+    return Markup((resources.files("lafr_studies.comparison") / "web" / name).read_text("utf-8"))
 
 
 def _hash(text: str) -> str:
@@ -111,9 +114,9 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _json(value: Any) -> str:
+def _json(value: Any) -> Markup:
     """Return JSON that no name in it can end the script element of."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return Markup(json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _webp(image: np.ndarray, quality: int) -> str:
@@ -156,94 +159,50 @@ def _subtitle(report: Mapping[str, Any]) -> str:
     return f"{', '.join(names)}. {kind.capitalize()}, measured at {protocol['size']} x {protocol['size']} px."
 
 
-def _summary(report: Mapping[str, Any]) -> str:
-    heads = ["<th scope='col'>method<small>faces</small></th>"]
-    for about in report["metrics"].values():
-        arrow, word = ("↑", "higher") if about["better"] == "higher" else ("↓", "lower")
-        title = html.escape(f"{about['variant']}; {word} is better")
-        heads.append(f"<th scope='col' title='{title}'>{html.escape(about['title'])} {arrow}</th>")
-    heads += ["<th scope='col'>s per face</th>", "<th scope='col'>parameters</th>", "<th scope='col'>peak memory</th>"]
-    best = {name: _best(report, name) for name in report["metrics"]}
-    rows = []
-    for column in report["columns"]:
-        own = " class='own'" if column["name"] in _OWN else ""
-        head = f"<th scope='row'>{html.escape(column['title'])}<small>{_count(column)}</small></th>"
-        if column.get("unavailable"):
-            span = len(report["metrics"]) + 3
-            cells = f"<td class='reason' colspan='{span}'>not run: {html.escape(column['unavailable'])}</td>"
-        else:
-            cells = "".join(_cell(report, column, name, best[name]) for name in report["metrics"]) + _costs(column)
-        rows.append(f"<tr{own}>{head}{cells}</tr>")
-    first = html.escape(report["first"])
-    note = (
-        f"Mean, 95 % interval, and the paired difference from {first} with its interval (coloured where it excludes 0)."
-    )
-    return (
-        "<div class='scroll' tabindex='0' role='region' aria-label='Means of all methods'><table>"
-        f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class='soft'>{note}</p>"
-    )
-
-
-def _count(column: Mapping[str, Any]) -> str:
+def _row(report: Mapping[str, Any], column: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the table says of a method."""
     failed = f", {column['failed']} failed" if column.get("failed") else ""
-    return f"{column['faces']}{failed}"
+    row = {"title": column["title"], "own": column["name"] in _OWN, "count": f"{column['faces']}{failed}"}
+    if column.get("unavailable"):
+        return {**row, "unavailable": column["unavailable"], "cells": [], "costs": []}
+    cells = [_cell(report, column, name) for name in report["metrics"]]
+    return {**row, "unavailable": None, "cells": cells, "costs": _costs(column)}
 
 
-def _cell(report: Mapping[str, Any], column: Mapping[str, Any], metric: str, best: float | None) -> str:
+def _cell(report: Mapping[str, Any], column: Mapping[str, Any], metric: str) -> dict[str, Any]:
     decimals = _digits(report, metric)
     found = column["summary"].get(metric)
     mean = column["set"].get(metric) if found is None else found["mean"]
+    cell: dict[str, Any] = {"best": False, "mean": None, "notes": [], "plain": ""}
     if mean is None:
-        text = "all infinite" if found and found["left_out"] else "–"
-        return f"<td>{text}</td>"
-    lines = [f"<b>{_number(mean, decimals)}</b>"]
+        return {**cell, "plain": "all infinite" if found and found["left_out"] else "–"}
+    cell |= {"best": mean == _best(report, metric), "mean": _number(mean, decimals)}
     if found is not None:
-        lines.append(f"<small>[{_number(found['low'], decimals)}, {_number(found['high'], decimals)}]</small>")
+        cell["notes"].append({"text": f"[{_number(found['low'], decimals)}, {_number(found['high'], decimals)}]"})
         if found["left_out"]:
-            lines.append(f"<small>{found['left_out']} infinite left out</small>")
+            cell["notes"].append({"text": f"{found['left_out']} infinite left out"})
     change = column.get("difference", {}).get(metric)
     if change is not None and change["mean"] is not None:
         higher = report["metrics"][metric]["better"] == "higher"
         sign = 1 if change["low"] > 0 else -1 if change["high"] < 0 else 0
-        kind = "" if not sign else " class='better'" if (sign > 0) == higher else " class='worse'"
-        low, high = (_number(change[key], decimals, "+") for key in ("low", "high"))
-        lines.append(f"<small{kind}>{_number(change['mean'], decimals, '+')} [{low}, {high}]</small>")
-    return f"<td{' class=best' if mean == best else ''}>{''.join(lines)}</td>"
+        kind = "" if not sign else "better" if (sign > 0) == higher else "worse"
+        mean, low, high = (_number(change[key], decimals, "+") for key in ("mean", "low", "high"))
+        cell["notes"].append({"kind": kind, "text": f"{mean} [{low}, {high}]"})
+    return cell
 
 
-def _costs(column: Mapping[str, Any]) -> str:
+def _costs(column: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return seconds, parameters and memory, each with a note."""
     seconds, parameters = column.get("seconds"), column.get("parameters")
     gpu, peak = column.get("gpu_mib"), column.get("peak_mib")
-    memory = "–" if peak is None else f"{peak:,.0f} MiB<small>{column['idle_mib'] or 0:,.0f} idle</small>"
+    memory = ("–", "") if peak is None else (f"{peak:,.0f} MiB", f"{column['idle_mib'] or 0:,.0f} idle")
     if gpu is not None:
-        memory = f"{gpu:,.0f} MiB<small>GPU</small>"
-    return (
-        f"<td>{'–' if seconds is None else duration(seconds['median'])}</td>"
-        f"<td>{'–' if parameters is None else format(parameters, ',')}</td><td>{memory}</td>"
-    )
-
-
-def _details(report: Mapping[str, Any]) -> str:
-    notes = [*report["notes"], *faults(report)]
-    missing = [f"{name}: {text}" for name, text in report["missing"].items()]
-    protocol = {key: value for key, value in report["protocol"].items() if key != "versions"}
-    protocol["versions"] = ", ".join(f"{k} {v}" for k, v in report["protocol"]["versions"].items())
-    protocol |= {about["title"]: f"{about['variant']} ({about['library']})" for about in report["metrics"].values()}
-    terms = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in protocol.items())
-    return (
-        _list("Notes and failures", notes, is_open=bool(notes))
-        + _list("Metrics that are missing", missing)
-        + f"<details class='about'><summary>How it was measured</summary><dl>{terms}</dl></details>"
-    )
-
-
-def _list(title: str, lines: Sequence[str], is_open: bool = False) -> str:
-    if not lines:
-        return ""
-    entries = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    attribute = " open" if is_open and len(lines) <= 10 else ""
-    return f"<details class='about'{attribute}><summary>{title} ({len(lines)})</summary><ul>{entries}</ul></details>"
+        memory = (f"{gpu:,.0f} MiB", "GPU")
+    return [
+        ("–" if seconds is None else duration(seconds["median"]), ""),
+        ("–" if parameters is None else format(parameters, ","), ""),
+        memory,
+    ]
 
 
 def _best(report: Mapping[str, Any], metric: str) -> float | None:
