@@ -13,8 +13,8 @@ import torch
 
 from base_models import MINI_IMAGE_SIZE, SD_IMAGE_SIZE, write_mini_prior, write_stable_diffusion
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
+from lafr_studies.ablations.paper_tables import read_ablations
 from lafr_studies.ablations.runs import Planner
-from lafr_studies.ablations.tables import read_ablations
 from stage_options import batch
 from tiny_weights import write_3ddfa, write_3ddfa_basis, write_arcface, write_bfm, write_clip, write_d3dfr
 

@@ -49,25 +49,24 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     return found
 
 
-def imports(name: str, path: Path) -> Iterator[tuple[str, int, bool]]:
-    """Names that a module imports, each with its line and whether that happens as the module is loaded."""
+def imports(name: str, path: Path) -> Iterator[tuple[str, int, str]]:
+    """Names that a module imports, each with its line and when: ``loading``, ``late`` or only for ``types``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    late = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-        for inner in ast.walk(node)
-    }
+    when: dict[int, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            when |= {id(inner): "late" for inner in ast.walk(node)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            when |= {id(inner): "types" for inner in ast.walk(node)}
     package = name if path.stem == "__init__" else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno, id(node) not in late) for alias in node.names)
+            yield from ((alias.name, node.lineno, when.get(id(node), "loading")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*parents, *([node.module] if node.module else [])])
             for alias in node.names:  # the name may be a module
-                yield f"{source}.{alias.name}", node.lineno, id(node) not in late
+                yield f"{source}.{alias.name}", node.lineno, when.get(id(node), "loading")
 
 
 def is_command(name: str) -> bool:
@@ -119,7 +118,7 @@ def test_an_import_that_runs_up_is_found(tmp_path: Path, place: str, code: str, 
 
 
 def test_no_circle_stands() -> None:
-    """What a module imports as it is loaded must not lead back to it."""
+    """What a module imports, at once or late, must not lead back to it."""
     known = modules()
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
@@ -145,11 +144,11 @@ def test_no_circle_stands() -> None:
 def test_only_training_imports_basicsr() -> None:
     """It does not install everywhere; and what only some need is not imported before they need it."""
     found = {
-        (target.split(".")[0], name, early)
+        (target.split(".")[0], name, when)
         for name, path in modules().items()
-        for target, _, early in imports(name, path)
+        for target, _, when in imports(name, path)
         if target.split(".")[0] in ("basicsr", "facexlib", "pyiqa", "tensorboard")
     }
-    assert not [entry for entry in found if entry[2] and not entry[1].startswith("lafr_models.")]
+    assert not [entry for entry in found if entry[2] == "loading" and not entry[1].startswith("lafr_models.")]
     users = {name.split(".")[0] for package, name, _ in found if package == "basicsr"}
     assert users == {"lafr_models", "lafr_studies"}, "lafr_studies trains: ablations"

@@ -20,9 +20,9 @@ from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
 from lafr_models.options import load_yaml  # noqa: E402
 from lafr_studies.ablations.deltas import AblationError, merge  # noqa: E402
 from lafr_studies.ablations.experiment import Request, run_table  # noqa: E402
-from lafr_studies.ablations.report import paired_difference, spread  # noqa: E402
+from lafr_studies.ablations.paper_tables import SCALES, Row, read_ablations  # noqa: E402
+from lafr_studies.ablations.row_report import paired_difference, spread  # noqa: E402
 from lafr_studies.ablations.runs import Planner, Run, train  # noqa: E402
-from lafr_studies.ablations.tables import SCALES, Row, read_ablations  # noqa: E402
 
 
 @pytest.fixture(scope="module")

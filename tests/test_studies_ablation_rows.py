@@ -22,8 +22,8 @@ from lafr_data.degradation_dataset import FaceDegradationDataset  # noqa: E402
 from lafr_metrics.specs import METRICS  # noqa: E402
 from lafr_models.image_losses import ImageLosses  # noqa: E402
 from lafr_models.startup import required_weights  # noqa: E402
+from lafr_studies.ablations.paper_tables import COSTS, Row  # noqa: E402
 from lafr_studies.ablations.runs import Run  # noqa: E402
-from lafr_studies.ablations.tables import COSTS, Row  # noqa: E402
 
 ALL_ROWS = [(table, row, scale) for table in ABLATIONS.tables.values() for row in table.rows for scale in row.scales]
 

@@ -21,10 +21,10 @@ from lafr.methods import MethodError, MethodSpec
 from lafr_base.files import digest
 from lafr_base.geometry import FFHQ_POINTS, align_matrix
 from lafr_metrics.suite import Suite
-from lafr_studies.comparison import methods as method_runner
 from lafr_studies.comparison import run, worker
+from lafr_studies.comparison import running as method_runner
 from lafr_studies.comparison.inputs import Input, Settings, cut_faces
-from lafr_studies.comparison.methods import Method, read_methods, run_method
+from lafr_studies.comparison.running import Method, read_methods, run_method
 from lafr_studies.comparison.store import Store
 
 SIZE = 48

@@ -19,12 +19,12 @@ lafr.register()
 from base_models import write_mini_prior  # noqa: E402
 from lafr.cli import main  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
-from lafr_studies.ablations.report import build_report  # noqa: E402
-from lafr_studies.ablations.tables import read_ablations  # noqa: E402
+from lafr_studies.ablations.paper_tables import read_ablations  # noqa: E402
+from lafr_studies.ablations.row_report import build_report  # noqa: E402
 from lafr_studies.figures import compactness, latents, trend  # noqa: E402
 from lafr_studies.figures.drawing import tsne  # noqa: E402
-from lafr_studies.figures.inputs import FigureError, Source  # noqa: E402
-from lafr_studies.figures.statistics import (  # noqa: E402
+from lafr_studies.figures.figure_inputs import FigureError, Source  # noqa: E402
+from lafr_studies.figures.point_statistics import (  # noqa: E402
     centroid_distance,
     mean_pairwise_distance,
     paired_distances,

@@ -11,10 +11,10 @@ from lafr.networks import pick_device
 from lafr_base.files import write_json, write_text
 from lafr_metrics.suite import Suite, protocol
 from lafr_studies.ablations.deltas import AblationError
-from lafr_studies.ablations.measure import measure
-from lafr_studies.ablations.report import build_report, markdown
+from lafr_studies.ablations.paper_tables import ABLATIONS, COSTS, Row, Table, read_ablations
+from lafr_studies.ablations.row_metrics import measure
+from lafr_studies.ablations.row_report import build_report, markdown
 from lafr_studies.ablations.runs import LAUNCHER, Planner, Run, TrainingError, missing_files, train
-from lafr_studies.ablations.tables import ABLATIONS, COSTS, Row, Table, read_ablations
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lafr_base.files import digest, read_json, write_json
 from lafr_models.option_paths import resolve_paths
 from lafr_models.options import load_yaml
 from lafr_studies.ablations.deltas import AblationError, Options, assignment_delta, merge
-from lafr_studies.ablations.tables import ROOT, Ablations, Row
+from lafr_studies.ablations.paper_tables import ROOT, Ablations, Row
 
 LAUNCHER = ROOT / "basicsr" / "train.py"
 # What has no influence on the trained network.

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
     from lafr.commands.restore import output_names
     from lafr_base.images import list_images
-    from lafr_studies.comparison.methods import read_methods
     from lafr_studies.comparison.page import Pictures
     from lafr_studies.comparison.run import Request, compare
+    from lafr_studies.comparison.running import read_methods
     from lafr_studies.comparison.tables import faults
 
     try:

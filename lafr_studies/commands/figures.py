@@ -80,7 +80,7 @@ def _draw(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         return result, trend.text(result)
     from lafr.networks import pick_device
     from lafr_studies.figures import compactness, latents
-    from lafr_studies.figures.inputs import FigureError, Source
+    from lafr_studies.figures.figure_inputs import FigureError, Source
 
     for flag in ("seed", "count"):
         if getattr(args, flag) is not None and getattr(args, flag) < 0:

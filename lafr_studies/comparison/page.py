@@ -56,7 +56,7 @@ def write_page(
 
     Args:
         path: HTML file.
-        report: what `lafr_studies.comparison.report.build_report` returned.
+        report: what `lafr_studies.comparison.comparison_report.build_report` returned.
         items: inputs with results.
         records: of every column, by input: what the store has faces of.
         store: where they are.

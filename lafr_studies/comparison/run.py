@@ -18,6 +18,7 @@ from lafr_base.files import digest, write_json, write_text
 from lafr_base.images import ImageError, read_image, to_uint8
 from lafr_metrics.suite import Suite
 from lafr_studies.comparison import tables
+from lafr_studies.comparison.comparison_report import build_report
 from lafr_studies.comparison.inputs import (
     FACE_SIZE,
     Input,
@@ -29,9 +30,8 @@ from lafr_studies.comparison.inputs import (
     read_input,
 )
 from lafr_studies.comparison.measure import Measurer
-from lafr_studies.comparison.methods import Method, run_method
 from lafr_studies.comparison.page import Pictures, write_page
-from lafr_studies.comparison.report import build_report
+from lafr_studies.comparison.running import Method, run_method
 from lafr_studies.comparison.store import HQ, LQ, Store
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from lafr_base import weights
 from lafr_base.checkpoints import read_state
 from lafr_base.files import write_json
 from lafr_studies.figures.drawing import new_figure, save, scatter, tsne
-from lafr_studies.figures.inputs import FigureError, Source, face_pairs, images, load_model
-from lafr_studies.figures.statistics import Points, centroid_distance, mean_pairwise_distance, silhouettes
+from lafr_studies.figures.figure_inputs import FigureError, Source, face_pairs, images, load_model
+from lafr_studies.figures.point_statistics import Points, centroid_distance, mean_pairwise_distance, silhouettes
 
 PAPER = {"intra_class": {"faces": 13.28, "natural": 24.13}, "silhouette": 0.18}
 """ResNet-50 features of CelebA and ImageNet (LAFR, 2.1); which distance within a class it is, the paper doesn't say."""

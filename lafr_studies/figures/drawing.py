@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lafr_base.files import whole
-from lafr_studies.figures.inputs import FigureError
-from lafr_studies.figures.statistics import Points
+from lafr_studies.figures.figure_inputs import FigureError
+from lafr_studies.figures.point_statistics import Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

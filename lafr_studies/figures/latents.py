@@ -16,8 +16,8 @@ from lafr_base.files import write_json
 from lafr_metrics.statistics import bootstrap_mean
 from lafr_models.latent_distance import LatentDistances
 from lafr_studies.figures.drawing import COLOURS, new_figure, save, scatter, tsne
-from lafr_studies.figures.inputs import FigureError, Source, face_pairs, load_model
-from lafr_studies.figures.statistics import Points, paired_distances
+from lafr_studies.figures.figure_inputs import FigureError, Source, face_pairs, load_model
+from lafr_studies.figures.point_statistics import Points, paired_distances
 
 KINDS = ("LQ", "aligned", "HQ")
 

@@ -12,9 +12,9 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from lafr_base.files import write_json
 from lafr_metrics.specs import METRICS
-from lafr_studies.ablations.report import spread
+from lafr_studies.ablations.row_report import spread
 from lafr_studies.figures.drawing import COLOURS, new_figure, save
-from lafr_studies.figures.inputs import FigureError
+from lafr_studies.figures.figure_inputs import FigureError
 
 METHODS = {"11": "LAFR", "12": "OSEDiff"}
 """What the paper's tables of training-set sizes train."""

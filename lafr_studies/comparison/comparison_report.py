@@ -11,7 +11,7 @@ from lafr import __version__
 from lafr_metrics.suite import METRICS, Suite, protocol, summarise
 from lafr_studies.comparison.inputs import Input, Settings
 from lafr_studies.comparison.measure import Values
-from lafr_studies.comparison.methods import Method
+from lafr_studies.comparison.running import Method
 from lafr_studies.comparison.store import HQ, LQ
 from lafr_studies.comparison.worker import MEMORY, TIMING
 

@@ -10,11 +10,11 @@ import numpy as np
 from scipy import stats
 
 from lafr_metrics.specs import METRICS
-from lafr_studies.ablations.tables import COSTS, Row, Table
+from lafr_studies.ablations.paper_tables import COSTS, Row, Table
 from lafr_studies.comparison.tables import digits
 
 Measures = Mapping[str, Mapping[int, Mapping[str, Any]]]
-"""What :func:`lafr_studies.ablations.measure.measure` returned, by row and seed."""
+"""What :func:`lafr_studies.ablations.row_metrics.measure` returned, by row and seed."""
 
 LEVEL = 0.95
 _COST_DIGITS = {"parameters": 2, "alignment": 2, "seconds": 3}
