@@ -17,7 +17,7 @@ from lafr_arch.gfpgan_arch import GFPGANRestorer
 from lafr_arch.restoreformer_arch import RestoreFormerRestorer
 from lafr_arch.restorer_base import load_restorer, load_start
 from lafr_arch.vq_autoencoder_arch import Quantizer, VQAutoencoder
-from lafr_base.ffhq import FFHQ_POINTS
+from lafr_base.geometry import FFHQ_POINTS
 from stage_options import PIXEL, batch, build, changed, options, snapshot, step
 
 CODES = {"image_size": 32, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "codes": 8, "code_dim": 8, "heads": 2}
