@@ -18,6 +18,7 @@ import yaml
 
 from base_models import MINI_IMAGE_SIZE, write_mini_prior
 from conftest import ROOT
+from lafr_models.options import load_yaml
 from stage_options import ADAPTER, PIXEL, batch
 
 TRAIN = str(ROOT / "basicsr" / "train.py")
@@ -105,6 +106,18 @@ def launch(root: Path, *arguments: str, program: tuple[str, ...] = (TRAIN,)) -> 
     )
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def torchrun() -> tuple[str, ...]:
+    """Arguments of Python that start a program as two processes."""
+    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
+
+
 def run_here(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     """Run the launcher in this process, which has imported everything."""
     monkeypatch.setenv("LAFR_ROOT", str(root))
@@ -156,11 +169,7 @@ def test_two_processes_equal_one_with_twice_the_batch(workspace: Path, tmp_path:
     opt["logger"] |= {"save_checkpoint_freq": 2, "use_tb_logger": False}
     opt["val"]["val_freq"] = 100
     opt["datasets"]["train"]["num_worker_per_gpu"] = 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), TRAIN)
-    two = launch(tmp_path, "-opt", write(tmp_path, opt), "--launcher", "pytorch", program=torchrun)
+    two = launch(tmp_path, "-opt", write(tmp_path, opt), "--launcher", "pytorch", program=(*torchrun(), TRAIN))
     assert two.returncode == 0, two.stderr[-3000:]
     opt["name"] = "one"
     run_here(monkeypatch, tmp_path, "-opt", write(tmp_path, opt), "--force_yml", "datasets:train:batch_size_per_gpu=4")
@@ -177,6 +186,19 @@ def test_two_processes_equal_one_with_twice_the_batch(workspace: Path, tmp_path:
     assert moved > 1e-4
     assert len(re.findall(r"l_pixel: \S+", two.stdout + two.stderr)) == 3  # the first process logs, the other does not
     assert (tmp_path / "experiments" / "two" / "deployed" / "model.safetensors").is_file()
+
+
+def test_every_shipped_option_file_starts_on_two_processes(tmp_path: Path):
+    files = [p for p in sorted((ROOT / "options").rglob("*.yml")) if "train" in load_yaml(p)]
+    assert len(files) > 10
+    # Below the ports that the system hands out: one of those may be taken until its turn comes.
+    first = 10_000 + os.getpid() % 20_000
+    named = [f"{path}@{first + i}" for i, path in enumerate(files)]
+    done = launch(tmp_path, *named, program=(*torchrun(), str(ROOT / "tests/launch_worker.py")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in files:
+        for rank in (0, 1):
+            assert f"{path}: process {rank} of 2, sum 2" in done.stdout
 
 
 def test_faulty_options_end_with_a_line_and_a_status(
