@@ -180,6 +180,8 @@ def model_options(tmp_path: Path) -> dict:
         "is_train": True,
         "dist": False,
         "rank": 0,
+        "world_size": 1,
+        "model_type": "FacePointModel",
         "manual_seed": 0,
         "network_g": {"type": "FacePointNet", "image_size": 32, "channels": [4, 6, 8, 8]},
         "path": {"experiments_root": str(tmp_path), "models": str(tmp_path), "training_states": str(tmp_path)},

@@ -99,6 +99,8 @@ def test_model_learns_validates_and_exports(tmp_path: Path, folder: Path):
         "is_train": True,
         "dist": False,
         "rank": 0,
+        "world_size": 1,
+        "model_type": "DamageModel",
         "manual_seed": 0,
         "network_g": {"type": "DamageNet", "channels": [8, 8, 8, 8]},
         "path": {"experiments_root": str(tmp_path), "models": str(tmp_path), "training_states": str(tmp_path)},
