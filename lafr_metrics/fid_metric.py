@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -121,21 +121,23 @@ def inception_input(image: np.ndarray) -> Tensor:
     return (torch.from_numpy(np.stack(channels)) - 128) / 128
 
 
-class FID:
-    """FID of folders of images.
+class SetFeatures:
+    """Features of images by a frozen net, one vector each, and the Gaussian of a folder's.
 
     Args:
-        device: where Inception runs.
-        path: its file, or a name of ``lafr weights``.
-
-    Raises:
-        lafr_base.weights.MissingWeightsError: a file is not there.
-        ValueError: it holds another net.
+        net: maps a batch of what ``prepare`` gives to (B, D).
+        device: where it runs.
+        prepare: makes an input of an image, (H, W, 3) RGB uint8.
+        width: D.
     """
 
-    def __init__(self, device: torch.device, path: str = "fid-inception") -> None:
-        self.net = fid_inception(require(path)).to(device)
+    def __init__(
+        self, net: nn.Module, device: torch.device, prepare: Callable[[np.ndarray], Tensor], width: int
+    ) -> None:
+        self.net = net.to(device)
         self.device = device
+        self.prepare = prepare
+        self.width = width
         self._last: tuple[list[tuple[Path, int, int]], Gaussian] | None = None
 
     def gaussian(
@@ -165,7 +167,7 @@ class FID:
         errors: dict[str, str] | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Inception features of image files, (N, 2048).
+        """Features of image files, (N, D).
 
         Args:
             paths: the files.
@@ -185,7 +187,7 @@ class FID:
                 batch = []
         if batch:
             features.append(self._run(batch))
-        return np.concatenate(features) if features else np.empty((0, _FEATURES))
+        return np.concatenate(features) if features else np.empty((0, self.width))
 
     def _images(self, paths: Iterable[Path], errors: dict[str, str] | None) -> Iterator[Tensor]:
         for path in paths:
@@ -196,11 +198,27 @@ class FID:
                     raise
                 errors[str(path)] = str(error)
                 continue
-            yield inception_input(image)
+            yield self.prepare(image)
 
     @torch.no_grad()
     def _run(self, batch: list[Tensor]) -> np.ndarray:
         return self.net(torch.stack(batch).to(self.device)).cpu().numpy()
+
+
+class FID(SetFeatures):
+    """Inception's features of folders of images.
+
+    Args:
+        device: where Inception runs.
+        path: its file, or a name of ``lafr weights``.
+
+    Raises:
+        lafr_base.weights.MissingWeightsError: a file is not there.
+        ValueError: it holds another net.
+    """
+
+    def __init__(self, device: torch.device, path: str = "fid-inception") -> None:
+        super().__init__(fid_inception(require(path)), device, inception_input, _FEATURES)
 
 
 _INCEPTIONS: WeakValueDictionary[torch.device, FID] = WeakValueDictionary()
@@ -214,8 +232,14 @@ def _fid(device: torch.device) -> FID:
     return found
 
 
-def _against_references(device: torch.device) -> SetMetric:
-    fid = _fid(device)
+def against_references(name: str, title: str, features: SetFeatures) -> SetMetric:
+    """The distance of restored files from reference files, by features of theirs.
+
+    Args:
+        name: of the metric, for messages.
+        title: what progress calls it.
+        features: of what net.
+    """
 
     def measure(
         restored: Sequence[Path],
@@ -224,11 +248,10 @@ def _against_references(device: torch.device) -> SetMetric:
         progress: Progress | None,
     ) -> float:
         if references is None:
-            raise MetricError("fid compares with a folder of reference images, and none was given")
-        mine = fid.gaussian(restored, "FID, restored", errors, progress)
-        return frechet_distance(
-            mine, Gaussian.of_features(fid.features(references, "FID, reference", errors, progress))
-        )
+            raise MetricError(f"{name} compares with a folder of reference images, and none was given")
+        mine = features.gaussian(restored, f"{title}, restored", errors, progress)
+        theirs = Gaussian.of_features(features.features(references, f"{title}, reference", errors, progress))
+        return frechet_distance(mine, theirs)
 
     return measure
 
@@ -260,7 +283,7 @@ add_metric(
         kind="set",
         variant=f"{_VARIANT}; against all images of the reference folder",
         library="own, as clean-fid and pyiqa",
-        build=_against_references,
+        build=lambda device: against_references("fid", "FID", _fid(device)),
         weights=("fid-inception",),
     )
 )

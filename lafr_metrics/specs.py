@@ -91,7 +91,8 @@ class _Metrics(Registry):
 
     FIRST = (
         "psnr", "psnr_y", "ssim", "ssim_y", "lpips_alex", "lpips_vgg", "dists", "deg", "lmd", "landmarks_3ddfa",
-        "identity", "niqe", "musiq", "clipiqa", "maniqa", "maniqa_pipal", "fid", "fid_ffhq",
+        "identity", "features_lite0", "niqe", "musiq", "clipiqa", "maniqa", "maniqa_pipal", "fid", "fid_ffhq",
+        "frechet_lite0",
     )  # fmt: skip
 
     def __iter__(self) -> Iterator[str]:

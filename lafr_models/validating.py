@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import Tensor
 from tqdm import tqdm
 
+from lafr_metrics.validation import SetMeasurement, is_of_sets
 from lafr_models.training_time import Stopwatch
 
 _PICTURES = 4
@@ -64,7 +65,33 @@ class ValidatingModel(BaseModel):
         metrics = self.opt["val"].get("metrics") or {}
         if metrics:
             self._initialize_best_metric_results(name)
-        sums = dict.fromkeys(metrics, 0.0)
+        of_images = {metric: options for metric, options in metrics.items() if not is_of_sets(options)}
+        sums = dict.fromkeys(of_images, 0.0)
+        of_sets = {metric: SetMeasurement(options) for metric, options in metrics.items() if is_of_sets(options)}
+        with ExitStack() as stack:
+            for measurement in of_sets.values():
+                stack.enter_context(measurement)
+            shown = self._restore_all(dataloader, current_iter, of_images, sums, list(of_sets.values()), save_img)
+            whole = {metric: measurement.value() for metric, measurement in of_sets.items()}
+        means = {metric: float(value / len(dataloader)) for metric, value in sums.items()}
+        self.metric_results = {metric: {**means, **whole}[metric] for metric in metrics}
+        for metric, value in self.metric_results.items():
+            self._update_best_metric_result(name, metric, value, current_iter)
+        self._log_validation(name, current_iter, tb_logger)
+        if tb_logger and shown:
+            tb_logger.add_image(f"pictures/{name}", torch.cat(shown, dim=2)[0], current_iter)
+
+    def _restore_all(
+        self,
+        dataloader: Any,
+        current_iter: int,
+        metrics: dict[str, Any],
+        sums: dict[str, float],
+        of_sets: list[SetMeasurement],
+        save_img: bool,
+    ) -> list[Tensor]:
+        """Restore every image, adding its metrics to ``sums`` and itself to ``of_sets``; return rows of pictures."""
+        name = dataloader.dataset.opt["name"]
         shown: list[Tensor] = []
         for data in tqdm(dataloader, desc=f"Validate {name}", unit="image", leave=False, disable=None):
             self.feed_data(data)
@@ -74,18 +101,15 @@ class ValidatingModel(BaseModel):
                 images["img2"] = tensor2img([data["gt"]])
             for metric, options in metrics.items():
                 sums[metric] += calculate_metric(images, options)
+            for measurement in of_sets:
+                measurement.add(images["img"], images.get("img2"))
             stem = Path(data["lq_path"][0]).stem
             if save_img:
                 imwrite(images["img"], str(self._picture_path(name, stem, current_iter)))
             if len(shown) < _PICTURES:
                 row = [data["lq"], self.output.cpu(), *([data["gt"]] if "gt" in data else [])]
                 shown.append(torch.cat([image.clamp(0, 1) for image in row], dim=3))
-        self.metric_results = {metric: float(value / len(dataloader)) for metric, value in sums.items()}
-        for metric, value in self.metric_results.items():
-            self._update_best_metric_result(name, metric, value, current_iter)
-        self._log_validation(name, current_iter, tb_logger)
-        if tb_logger and shown:
-            tb_logger.add_image(f"pictures/{name}", torch.cat(shown, dim=2)[0], current_iter)
+        return shown
 
     def _picture_path(self, dataset: str, stem: str, current_iter: int) -> Path:
         root = Path(self.opt["path"]["visualization"])
