@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lafr import __version__
-from lafr_base.compat import MissingPackageError
-from lafr_base.option_map import OptionError
 from lafr_base.weights import WeightsError
 
 PACKAGES = ("lafr.commands", "lafr_studies.commands")
@@ -51,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `lafr weights | head`; the rest of the output has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, MissingPackageError, OptionError, WeightsError) as error:
+    except (OSError, ValueError, ImportError, WeightsError) as error:  # what the package raises on users' mistakes
+        logging.debug("stopped", exc_info=True)
         print(f"lafr {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

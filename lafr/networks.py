@@ -31,7 +31,12 @@ def load_network(model: str | Path | MethodSpec | nn.Module, device: torch.devic
     spec = model if isinstance(model, MethodSpec) else parse_method(str(model))
     if not spec.is_network:
         raise MethodError(f"model {str(model)!r} is a folder of results; a network is needed here")
-    return _build(spec).to(device)
+    try:
+        network = _build(spec)
+    except (LookupError, TypeError, AttributeError, AssertionError) as error:  # of a configuration of something else
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{spec.path}: no network that this version can build ({what})") from error
+    return network.to(device)
 
 
 def _build(spec: MethodSpec) -> nn.Module:
@@ -48,7 +53,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     """Return the device asked for; for None or "auto" a GPU where there is one.
 
     Raises:
-        ValueError: unknown, or CUDA where PyTorch sees none.
+        ValueError: unknown, of another kind than CPU and CUDA, or a GPU that PyTorch does not see.
     """
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,6 +61,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown; use auto, cpu or cuda") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
+    count = torch.cuda.device_count() if chosen.type == "cuda" else 0
+    if chosen.type == "cuda" and not count:
         raise ValueError(f"device {str(device)!r}: PyTorch sees no CUDA GPU; use cpu or auto")
+    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= count:
+        raise ValueError(f"device {str(device)!r}: PyTorch sees {count} CUDA GPUs, the first of which is cuda:0")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {str(device)!r}: networks run on a CPU or CUDA GPU here; use auto, cpu or cuda")
     return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -83,8 +84,8 @@ class LAFRer:
             raise ValueError("channel_multiplier belongs to GFPGAN's StyleGAN2 decoder; leave it out")
         if model_path is not None and model != "mini":
             raise ValueError("model_path and model name the network twice; pass one of them")
-        if not upscale > 0:
-            raise ValueError(f"upscale must be above 0; got {upscale}")
+        if not 0 < upscale < math.inf:
+            raise ValueError(f"upscale must be above 0 and finite; got {upscale}")
         self.upscale = upscale
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from lafr_arch.baselines import BaselineSpec, Option, add_baseline
 from lafr_arch.restoring import RunsAsItIs
 from lafr_base import weights
-from lafr_base.checkpoints import read_checkpoint
+from lafr_base.checkpoints import JUNK, first_line, read_checkpoint
 from lafr_base.registry import ARCH_REGISTRY
 
 IMAGE_SIZE = 512
@@ -157,14 +157,18 @@ def load_spandrel(path: Path, title: str, architecture: Callable[[], Any]) -> nn
         arch = architecture()
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{title} needs the package {error.name}: {INSTALL}", name=error.name) from error
-    # Not by spandrel's ModelLoader, which unpickles with an allow-list of its own instead of weights_only.
-    state = canonicalize_state_dict(read_checkpoint(path))
-    if not arch.detect(state):
+    try:
+        # Not by spandrel's ModelLoader, which unpickles with an allow-list of its own instead of weights_only.
+        state = canonicalize_state_dict(read_checkpoint(path))
+        fits = bool(arch.detect(state))
+    except JUNK as error:
+        raise ValueError(f"{path} is no checkpoint of {title} ({first_line(error)})") from error
+    if not fits:
         raise ValueError(f"{path} is no checkpoint of {title}")
     try:
         model: nn.Module = arch.load(state).model
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} is no checkpoint of {title}: {error}") from error
+    except JUNK as error:
+        raise ValueError(f"{path} is no checkpoint of {title} ({first_line(error)})") from error
     return model.eval().requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from lafr_arch.fidelity_arch import build_fidelity
 from lafr_arch.ip_adapter import IPAdapter, add_image_attention
 from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import StaticUNet
-from lafr_base.files import whole
+from lafr_base.files import read_json, whole
 
 if TYPE_CHECKING:
     from lafr_arch.lafr_arch import LAFRNet
@@ -70,10 +71,13 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in ("config.json", WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist; a deployed LAFR folder has it")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder / 'config.json'} is not a deployed LAFR network (format {config.get('format')!r})")
-    state = load_file(folder / WEIGHTS_NAME)
+    try:
+        state = load_file(folder / WEIGHTS_NAME)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS_NAME} is damaged ({error}); copy or download it again") from error
     return config, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -107,4 +111,4 @@ def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
 def is_deployed(folder: str | Path) -> bool:
     """Whether a folder holds a deployed network."""
     config = Path(folder) / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("format") == FORMAT
+    return read_json(config).get("format") == FORMAT

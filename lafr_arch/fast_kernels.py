@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 import threading
@@ -68,7 +69,11 @@ def _compile(folder: Path) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     key = hashlib.sha256("\n".join([_SOURCE.read_text("utf-8"), *_FLAGS, version, _cpu()]).encode()).hexdigest()[:16]
     library = folder / f"lafr_kernels_{key}.so"
-    if library.is_file():
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(folder)
+    known = library.with_suffix(".sha256")
+    # A library that is damaged, by a full disk or a loss of power, would end the process when it is loaded.
+    if library.is_file() and known.is_file() and known.read_bytes() == _sha256(library):
         return library
     with tempfile.TemporaryDirectory() as temporary, whole(library) as linked:
         compiled = Path(temporary) / "kernels.o"
@@ -81,7 +86,33 @@ def _compile(folder: Path) -> Path:
             done = subprocess.run([compiler, *command], capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise KernelError(f"{compiler} failed on {_SOURCE.name}: {done.stderr.strip()[-500:]}")
+    with whole(known) as noted:
+        noted.write_bytes(_sha256(library))
     return library
+
+
+def _sha256(library: Path) -> bytes:
+    return hashlib.sha256(library.read_bytes()).hexdigest().encode()
+
+
+def _make_private(folder: Path) -> None:
+    """See to it that nobody else can put a library into a folder, or has put one there.
+
+    Raises:
+        KernelError: the folder is another user's.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    status = folder.lstat()
+    if status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode):
+        raise KernelError(
+            f"{folder} is another user's, or a link; remove it, or set XDG_CACHE_HOME to a folder of yours"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        folder.chmod(0o700)
+        for path in folder.iterdir():
+            if not path.is_dir():
+                path.unlink()
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,29 @@ from torch import Tensor
 
 WRAPPERS = ("params_ema", "params", "state_dict")
 """Entries that hold the tensors in checkpoints of BasicSR (averaged parameters before the last ones) and of others."""
+
+
+JUNK = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    SafetensorError,
+)
+"""What reading a file, and fitting what it holds to a network, raise where it holds something else."""
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says; torch.load explains itself in many."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -28,8 +52,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except JUNK as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} cannot be read as a checkpoint: it holds a {type(stored).__name__}, not a state dict")
     return stored

@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a mapping from a JSON file; an empty one where there is none or it is damaged."""
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -125,23 +125,25 @@ def _message_logger(original: Any) -> Any:
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """Find and load the training state to resume from, on any device.
 
-    ``--auto_resume`` takes the newest state under the run's own experiments folder; otherwise
+    ``--auto_resume`` takes the newest state under the run's own experiments folder that is whole; otherwise
     ``path: resume_state`` names the file.
     """
-    import torch
     from basicsr.utils import check_resume
 
-    path = opt["path"].get("resume_state")
-    if opt["auto_resume"]:
-        states = Path(opt["path"]["training_states"]).glob("*.state")
-        newest = max(states, key=lambda p: int(p.stem), default=None)
-        if newest is not None:
-            path = opt["path"]["resume_state"] = str(newest)
+    from lafr_models.resume import newest_state, read_state, take_run
+
+    path, state = opt["path"].get("resume_state"), None
+    states, models = Path(opt["path"]["training_states"]), Path(opt["path"]["models"])
+    if not opt.get("rank") and "experiments_root" in opt["path"]:
+        take_run(Path(opt["path"]["experiments_root"]))
+    if opt["auto_resume"] and (newest := newest_state(states, models)) is not None:
+        path, state = str(newest[0]), newest[1]
+        opt["path"]["resume_state"] = path
     if not path:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"path: resume_state: {path} does not exist")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(Path(path)) if state is None else state
     opt["resume_differences"] = _compare_options(opt, path, state)
     check_resume(opt, state["iter"])
     opt["resume_position"] = {"epoch": state["epoch"], "iter": state["iter"]}

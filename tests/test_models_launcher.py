@@ -80,7 +80,8 @@ def test_resume_state(tmp_path: Path):
     from basicsr.train import load_resume_state
 
     states = tmp_path / "training_states"
-    states.mkdir()
+    for folder in (states, tmp_path / "models"):
+        folder.mkdir()
 
     def options(auto: bool, **path: Any) -> dict[str, Any]:
         paths = {"training_states": str(states), "models": str(tmp_path / "models"), **path}
@@ -92,6 +93,7 @@ def test_resume_state(tmp_path: Path):
         load_resume_state(options(False, resume_state=str(states / "9.state")))
     for i in (9, 10):
         torch.save({"epoch": 1, "iter": i}, states / f"{i}.state")
+        torch.save({"params": {}}, tmp_path / "models" / f"net_g_{i}.pth")
     opt = options(True)
     state = load_resume_state(opt)
     assert state == {"epoch": 1, "iter": 10}  # the newest, not the last by name

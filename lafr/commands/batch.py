@@ -170,7 +170,7 @@ def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> Re
         import torch
 
         if torch.cuda.is_available():
-            args.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+            args.device = f"cuda:{_variable('LOCAL_RANK', 0) % torch.cuda.device_count()}"
     restorer = build_restorer(args)
     claim(out, made_with, args.overwrite)
     return restorer
