@@ -189,6 +189,24 @@ def test_lafr_runs_in_the_precision_asked_for(precision: str, dtype: torch.dtype
     assert next(network.alignment.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 1e-3), ("bf16", 0.2)])
+def test_a_face_hardly_depends_on_its_batch(precision: str, share: float, face_image: torch.Tensor):
+    """docs/scale.md says how far results may differ: by one level of 255, in few values."""
+    from lafr.networks import load_network
+
+    runner = FaceRunner(load_network("mini", CPU), CPU, 8, precision)
+    face = face_image[0].permute(1, 2, 0).numpy()
+    noise = np.random.default_rng(0).normal(0, 0.1, (5, *face.shape))
+    faces = [np.clip(face + step * noise[step], 0, 1).astype(np.float32) for step in range(5)]
+    alone = [np.rint(255 * result) for face in faces for result in runner([face]) if result is not None]
+    for count in (2, 5):
+        for one, other in zip(alone, runner(faces[:count]), strict=False):
+            assert other is not None
+            difference = np.abs(one - np.rint(255 * other))
+            assert difference.max() <= 1
+            assert (difference > 0).mean() <= share
+
+
 def test_the_flags_reach_the_runner(monkeypatch: pytest.MonkeyPatch):
     from lafr import cli
     from lafr.commands import restore
