@@ -12,12 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lafr_arch.restoring import RunsAsItIs
 from lafr_base.checkpoints import read_state
-from lafr_base.files import whole
+from lafr_base.files import read_json, whole
 from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
@@ -59,8 +60,7 @@ class Restorer(RunsAsItIs, nn.Module):
 
 def is_restorer(folder: str | Path) -> bool:
     """Whether a folder holds a trained rival."""
-    config = Path(folder) / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("format") == FORMAT
+    return read_json(Path(folder) / "config.json").get("format") == FORMAT
 
 
 def load_restorer(folder: str | Path) -> Restorer:
@@ -72,11 +72,11 @@ def load_restorer(folder: str | Path) -> Restorer:
     folder = Path(folder)
     if not is_restorer(folder):
         raise ValueError(f"{folder} holds no restorer that basicsr/train.py wrote")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     net: Restorer = ARCH_REGISTRY[config["type"]](**config["arguments"])
     try:
         net.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
     return net.eval().requires_grad_(False)
 

@@ -175,7 +175,7 @@ def run_pipeline(pipeline: Callable[[str], None], root_path: str) -> None:
 
     try:
         pipeline(root_path)
-    except (OptionError, WeightsError) as error:
+    except (OptionError, WeightsError, FileNotFoundError) as error:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
         sys.exit(2)
 

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lafr_base.checkpoints import JUNK, first_line
 from lafr_base.files import remove_parts
+from lafr_base.option_map import OptionError
 
 logger = logging.getLogger("basicsr")
 
@@ -19,11 +20,11 @@ _KEYS = ("epoch", "iter")
 _locks: list[FileLock] = []  # kept as long as the process
 
 
-class DamagedCheckpointError(ValueError):
+class DamagedCheckpointError(OptionError):
     """A file of a run that cannot be gone on from; the message names it."""
 
 
-class RunningError(RuntimeError):
+class RunningError(OptionError):
     """A run that another process is training."""
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lafr.cli import main
-from lafr.commands import restore
+from lafr.commands import batch, restore
 from lafr.commands.restore import output_names
 from lafr.scale.ledger import read_manifests
 from lafr_base.images import read_image
@@ -26,7 +26,8 @@ from scale_worker import Whole
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos become their negatives, with one face each, by a network of no weights."""
-    monkeypatch.setattr(restore, "build_restorer", lambda args: Whole(weight=args.weight))
+    for command in (restore, batch):
+        monkeypatch.setattr(command, "build_restorer", lambda args: Whole(weight=args.weight))
 
 
 def photo(path: Path, value: int = 40) -> Path:
@@ -290,7 +291,8 @@ def test_outputs_are_checked_before_the_network_is_loaded(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     source = photo(tmp_path / "in" / "x.png")
-    monkeypatch.setattr(restore, "build_restorer", lambda args: pytest.fail("the network was loaded"))
+    for module in (restore, batch):
+        monkeypatch.setattr(module, "build_restorer", lambda args: pytest.fail("the network was loaded"))
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("absent")
     for out in ("file", "file/out", "link"):
