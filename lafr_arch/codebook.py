@@ -31,7 +31,8 @@ class Codebook(nn.Module):
 
     Forward is the hard lookup ``c* = argmin_i |f - c_i|_2`` in fp32. Backward is the gradient of the weighted sum of
     codes ``sum_i softmax(-beta d_i / s)_i c_i`` with squared distances d, so both f and the codes learn; s is the
-    running mean of the nearest squared distance, which makes beta independent of the features' scale.
+    running mean of the nearest squared distance, which makes beta independent of the features' scale. The paper's
+    :class:`~lafr_arch.argmin.DifferentiableArgmin` is not used: its float index has no gradient through the table.
 
     Args:
         n_codes: codes in the table (of each group).
