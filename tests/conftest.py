@@ -15,22 +15,28 @@ import pytest
 import torch
 
 from lafr_base import compat
+from lafr_models import launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class SkipWithoutBasicSR(MetaPathFinder):
-    """Where BasicSR is not installed, a test that imports it is skipped."""
+    """Where BasicSR is not installed, a test that imports it or registers for it is skipped."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> None:
         if fullname.startswith("basicsr."):
-            raise pytest.skip.Exception(compat.MISSING, allow_module_level=True)
+            self.skip()
+
+    @staticmethod
+    def skip() -> None:
+        raise pytest.skip.Exception(compat.MISSING, allow_module_level=True)
 
 
 if not compat.has_basicsr():
     sys.meta_path.append(SkipWithoutBasicSR())
+    launcher.require_basicsr = SkipWithoutBasicSR.skip
 
 
 def pytest_configure() -> None:

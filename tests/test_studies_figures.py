@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import lafr
-from lafr_arch.network_g_arch import build_lafr
-
-lafr.register()
-
 from base_models import write_mini_prior  # noqa: E402
 from lafr.cli import main  # noqa: E402
 from lafr_arch.lafr_arch import LAFRNet  # noqa: E402
+from lafr_arch.network_g_arch import build_lafr
 from lafr_studies.ablations.paper_tables import read_ablations  # noqa: E402
 from lafr_studies.ablations.row_report import build_report  # noqa: E402
 from lafr_studies.figures import compactness, latents, trend  # noqa: E402
