@@ -79,9 +79,10 @@ setup(
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
         "figures": FIGURES,  # lafr figures latents, compactness
         "baselines": BASELINES,
+        "docs": ["pdoc>=14"],
         "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
-        # ruff and mypy to the minor version: another would format or judge otherwise
         "training": TRAINING,  # the losses, the critic and the offline metrics that look through EfficientNet-Lite0
+        # ruff and mypy to the minor version: another would format or judge otherwise
         "dev": [
             *BASELINES,
             *FIGURES,

@@ -101,3 +101,22 @@ def test_examples_are_clean(tmp_path: Path, tool: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", *tool, "--config", str(ROOT / "pyproject.toml"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "lafr" / "pretrained").rglob("*.md")]
+    assert len(pages) > 8
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
+        if not link.startswith(("http", "mailto")) and not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_paths_that_the_architecture_names_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    paths = re.findall(r"(?:lafr\w*|data|basicsr|tests)/[\w/]+(?:\.py|/)", text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
