@@ -191,6 +191,7 @@ def _dataloaders(original: Callable[..., Any]) -> Callable[..., Any]:
                 f"datasets: train: batch_size_per_gpu: {train_loader.batch_size} is larger than the "
                 f"{len(train_loader.dataset)} images of the set; lower it or raise dataset_enlarge_ratio"
             )
+        opt["train_faces"] = len(train_loader.dataset)  # for the record of the training
         position = opt.get("resume_position")
         if position is not None:
             done = position["iter"] - position["epoch"] * iters_per_epoch

@@ -58,6 +58,7 @@ def write_record(opt: Mapping[str, Any], iterations: int, seconds: float, traina
         "iterations": iterations,
         "seconds": round(seconds, 1),
         "images": iterations * batch,
+        "faces": opt.get("train_faces"),
         "trainable_parameters": trainable,
         "processes": opt["world_size"],
         "threads": torch.get_num_threads(),

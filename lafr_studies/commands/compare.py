@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             pictures=Pictures(args.quality),
         )
         with logging_redirect_tqdm():
-            report = compare(request, _bar)
+            report = compare(request, progress_bar)
     except ValueError as error:
         return _stop(str(error))
     except KeyboardInterrupt:
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of ``total`` steps; what it gives is called once a step."""
     with tqdm(total=total, desc=title, disable=None) as progress:
 
         def step() -> None:
