@@ -142,6 +142,9 @@ def test_deep_netpbm_files_are_read_as_16_bit(binary: bool, channels: int, top: 
     np.testing.assert_array_equal(photo.bgr, np.broadcast_to(expected, (7, 5, 3)))
     short = decode_image(data[: -len(body) // 2], "photo.ppm")
     assert "rows of pixels are missing" in (short.damage or "")
+    for length in (len(data) - len(body), len(data) - len(body) - 1):
+        with pytest.raises(ImageError, match="no row of pixels is there"):
+            decode_image(data[:length], "photo.ppm")
 
 
 def gif(width: int, height: int) -> bytes:

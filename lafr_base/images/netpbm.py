@@ -48,6 +48,8 @@ def decode_deep(data: bytes, header: tuple[int, int, int, int], name: str) -> Pi
     width, height, top, start = header
     channels = 3 if data[1:2] in b"36" else 1
     count = width * height * channels
+    if start >= len(data):
+        raise ImageError(f"{name}: truncated: no row of pixels is there; copy or download it again")
     if data[1:2] in b"56":
         values = np.frombuffer(data, ">u2", min(count, (len(data) - start) // 2), start)
     elif count > MAX_TEXT_VALUES:
