@@ -149,7 +149,7 @@ class Manifest:
         try:
             self._lock.acquire()
         except Timeout:
-            message = f"{shown(self.path)}: another process is writing it; let it end, or choose another folder (in `lafr batch`, --rank)"
+            message = f"{shown(self.path)}: another process is writing it; let it end, or choose another folder or rank"
             raise ImageError(message) from None
         except NotImplementedError:
             logger.warning("%s: the file system has no locks; take care not to start the same rank twice", folder)
