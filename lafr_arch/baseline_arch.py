@@ -168,7 +168,8 @@ def load_spandrel(path: Path, title: str, architecture: Callable[[], Any]) -> nn
     try:
         model: nn.Module = arch.load(state).model
     except JUNK as error:
-        raise ValueError(f"{path} is no checkpoint of {title} ({first_line(error)})") from error
+        what = " ".join(str(error).split())[:300]  # one line, which names the first tensors
+        raise ValueError(f"{path} is no checkpoint of {title}: {what}") from error
     return model.eval().requires_grad_(False)
 
 

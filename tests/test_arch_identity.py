@@ -102,6 +102,8 @@ def test_model_learns_what_its_teacher_says_and_exports(tmp_path: Path, folder: 
             "is_train": True,
             "dist": False,
             "rank": 0,
+            "world_size": 1,
+            "model_type": "IdentityModel",
             "manual_seed": 0,
             "network_g": {"type": "FaceIdentityNet", "channels": CHANNELS, "blocks": BLOCKS},
             "network_teacher": {"type": "MobileFaceNetFace", "path": str(tmp_path / "teacher.ckpt")},

@@ -204,7 +204,7 @@ def test_listing(tmp_path: Path):
     assert list_images(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
     with pytest.raises(ImageError, match="no such file or folder"):
         list_images(tmp_path / "absent")
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="holds no photo"):
         list_images(tmp_path / "folder.png")
 
 
