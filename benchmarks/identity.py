@@ -4,8 +4,9 @@
 
 FACES are folders of FFHQ-aligned faces, one face a person, that the net was not trained on. Each face is degraded by
 every preset and restored by a network; pairs of whole, degraded and restored faces of one person and of two are
-compared. --calibrate writes what `lafr.identity.Calibration` reads into the net's folder. Where MobileFaceNet's weights
-are found, its figures for the same pairs stand beside.
+compared. So are degraded faces with a restoring that is known to be wrong: another person's face in the colours and
+shading of the degraded one. --calibrate writes what `lafr.identity.Calibration` reads into the net's folder. Where
+MobileFaceNet's weights are found, its figures for the same pairs stand beside.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 import lafr
 from lafr import LAFRer
+from lafr.faces import keep_tones
 from lafr.identity import FOLDER, IdentityMeter
 from lafr_base.files import write_text
 from lafr_base.images import read_image
@@ -37,6 +39,8 @@ SIZE = 512
 
 TRAINED_PRESETS = ("gfpgan", "codeformer2", "codeformer3", "osediff_face")
 PERCENTILES = 100
+OTHER = 7
+"""Who stands in for whom in wrong restorings: the face so many places before."""
 
 Embed = Callable[[list[np.ndarray]], np.ndarray]
 
@@ -53,6 +57,12 @@ def degraded(face: np.ndarray, preset: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, list(PRESETS).index(preset)])
     lq, _ = degrade(face[..., ::-1].astype(np.float32) / 255, build_degradation(preset, SIZE), rng)
     return np.rint(lq[..., ::-1] * 255).astype(np.uint8)
+
+
+def mixed(other: np.ndarray, degraded_face: np.ndarray) -> np.ndarray:
+    """Another person's face, tied to a degraded one as the restorer ties its faces at weight 0.5."""
+    tied = keep_tones(other.astype(np.float32), degraded_face.astype(np.float32), 0.5)
+    return np.rint(np.clip(tied, 0, 255)).astype(np.uint8)
 
 
 def teacher() -> Embed | None:
@@ -72,13 +82,15 @@ def teacher() -> Embed | None:
 def embed_all(faces: list[np.ndarray], restorer: LAFRer, nets: dict[str, Embed]) -> dict[str, dict[str, Any]]:
     """Embeddings of every face by every net: net -> whole, or (degraded or restored, preset) -> (N, 128)."""
     found: dict[str, dict[Any, Any]] = {name: {"whole": embed(faces)} for name, embed in nets.items()}
-    for preset in tqdm(TRAINED_PRESETS, desc="presets", disable=None):
+    for preset in tqdm(TRAINED_PRESETS, desc="presets"):
         lq = [degraded(face, preset, seed) for seed, face in enumerate(faces)]
         results = list(restorer.enhance_many(lq, has_aligned=True))
         restored = [result.restored_faces[0] for result in results]
+        wrong = [mixed(faces[index - OTHER], face) for index, face in enumerate(lq)]
         for name, embed in nets.items():
             found[name]["degraded", preset] = embed(lq)
             found[name]["restored", preset] = embed(restored)
+            found[name]["wrong", preset] = embed(wrong)
     return found
 
 
@@ -137,6 +149,10 @@ def main() -> int:
         different = np.concatenate([figures for _, figures in pairs.values()])
         threshold = float(np.percentile(different, 99))
         report[name] = {"threshold": threshold, "all": summary(same, different, threshold)}
+        wrong = np.concatenate(
+            [(embeddings[name]["degraded", p] * embeddings[name]["wrong", p]).sum(axis=1) for p in TRAINED_PRESETS]
+        )
+        report[name]["wrong"] = {"mean": float(wrong.mean()), "below_threshold": float((wrong < threshold).mean())}
         report[name] |= {kind: summary(*figures, threshold) for kind, figures in pairs.items()}
         if name == "identity" and args.calibrate:
             steps = np.linspace(0, 100, PERCENTILES + 1)

@@ -22,17 +22,14 @@ from .sources import FaceImages, to_tensor
 class FaceIdentityDataset(Dataset[dict[str, Any]]):
     """FFHQ-aligned faces and copies that a restorer could meet: damaged by any preset, aligned by a detector's points.
 
-    An item is ``lq`` and ``gt`` (3, S, S), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``, which names the face:
-    PATH#1 is the photo's first mixture. It is a function of ``seed``, the index and the draw
-    (:class:`lafr_data.samplers.Draw`).
+    An item is ``lq`` and ``gt`` (3, S, S), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``. It is a function of
+    ``seed``, the index and the draw (:class:`lafr_data.samplers.Draw`).
 
     Options:
         dataroot_gt: folder of images (any depth) or an LMDB in BasicSR's layout.
         image_size: side S. Default 144, the scale of the recognition crop.
         degradations: list of preset names or mappings with ``preset`` and overrides, one of which is drawn.
         degraded_ratio: share of the copies that are degraded. Default 0.85.
-        n_mixes: how many faces each photo stands for: itself, and mixtures with other photos, which are new persons to
-            a recognition net. Default 1.
         max_angle: largest turn of a copy, degrees. Default 6.
         max_shift: largest shift of a copy, fraction of the side, in x and y. Default 0.03.
         max_zoom: largest factor of a copy's size, up and down. Default 1.08.
@@ -53,7 +50,6 @@ class FaceIdentityDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"degradations: {presets!r} must be a list of presets")
         self._degradations = [build_degradation(preset, self._size) for preset in presets]
         self._degraded_ratio = float(options.get("degraded_ratio", 0.85))
-        self._mixes = options.integer("n_mixes", 1, minimum=1)
         self._max_angle = float(options.get("max_angle", 6))
         self._max_shift = float(options.get("max_shift", 0.03))
         self._max_zoom = float(options.get("max_zoom", 1.08))
@@ -67,8 +63,7 @@ class FaceIdentityDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""
         rng = item_generator(self.seed, index)
-        mix = int(rng.integers(self._mixes))
-        gt = self._faces.image(index) if mix == 0 else self._mixture(int(index), mix)
+        gt = self._faces.image(index)
         lq = gt[:, ::-1].copy() if rng.random() < 0.5 else gt
         if rng.random() < self._degraded_ratio:
             lq, _ = degrade(lq, self._degradations[rng.integers(len(self._degradations))], rng)
@@ -80,24 +75,7 @@ class FaceIdentityDataset(Dataset[dict[str, Any]]):
             borderMode=cv2.BORDER_REPLICATE,
         )
         path = self._faces.path(index)
-        name = path if mix == 0 else f"{path}#{mix}"
-        return {"lq": to_tensor(lq), "gt": to_tensor(gt), "lq_path": path, "gt_path": name}
-
-    def _mixture(self, index: int, mix: int) -> np.ndarray:
-        """A face with another's blended in: all over, or from one side on. A function of seed, index and number."""
-        rng = np.random.default_rng([self.seed, index, mix, 1])
-        other = self._faces.image(int(rng.integers(len(self._faces))))
-        if rng.random() < 0.5:
-            other = other[:, ::-1]
-        if rng.random() < 0.5:
-            share: Any = np.float32(rng.uniform(0.25, 0.75))
-        else:
-            across = np.linspace(-1, 1, self._size, dtype=np.float32)
-            ramp = (across - rng.uniform(-0.3, 0.3)) * rng.choice([-1, 1]) * 8
-            share = 1 / (1 + np.exp(-ramp))
-            share = share[:, None, None] if rng.random() < 0.7 else share[None, :, None]
-        face = self._faces.image(index)
-        return (face + share * (other - face)).astype(np.float32)
+        return {"lq": to_tensor(lq), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
 
     def _misalignment(self, rng: np.random.Generator) -> np.ndarray:
         """A similarity about the face's centre, as errors of the five points make it: (2, 3), copy from face."""

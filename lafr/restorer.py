@@ -75,7 +75,7 @@ class LAFRer:
         precision: str = "auto",
         eye_dist_threshold: float = 5,
         compiled: bool = False,
-        identity: bool = False,
+        identity: bool = True,
         identity_threshold: float | None = None,
     ) -> None:
         if arch != "lafr":

@@ -13,7 +13,6 @@ from torch.nn import functional as F  # noqa: N812
 from lafr_arch.identity_arch import FaceIdentityNet, flip_invariant
 from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_data.identity_dataset import FaceIdentityDataset
-from lafr_data.samplers import Draw
 from lafr_metrics.face_metric import separation
 from lafr_models.identity_model import FaceIdentityModel
 
@@ -136,16 +135,3 @@ def test_model_learns_what_its_teacher_says_and_exports(tmp_path: Path, folder: 
     exported = FaceIdentityNet.from_pretrained(tmp_path / "identity")
     with torch.no_grad():
         assert torch.allclose(exported(batch["gt"]), model.bare_g.eval()(batch["gt"]), atol=1e-2)
-
-
-def test_mixtures_are_new_faces_of_a_name_of_their_own(folder: Path):
-    samples = dataset(folder, n_mixes=4, degraded_ratio=0)
-    seen: dict[str, torch.Tensor] = {}
-    for draw in range(60):
-        item = samples[Draw(0, draw)]
-        assert torch.equal(seen.setdefault(item["gt_path"], item["gt"]), item["gt"]), "a name stands for one face"
-    assert len(seen) == 4
-    plain = dataset(folder)[0]["gt"]
-    assert torch.equal(seen[str(folder / "a.png")], plain)
-    assert all(face.min() >= 0 and face.max() <= 1 for face in seen.values())
-    assert sum(torch.equal(face, plain) for face in seen.values()) < 3

@@ -155,6 +155,7 @@ def work(job: Job, emit: Emit) -> None:
             detection_model=detector,
             batch_size=1,
             precision=job.settings.precision,
+            identity=False,  # its time is not the method's
         )
         warm_up = np.full((restorer.face_size, restorer.face_size, 3), 128, np.uint8)
         restorer.enhance(warm_up, has_aligned=True)
