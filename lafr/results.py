@@ -6,8 +6,8 @@ Every file is written whole or not at all, and a photo's last file when all othe
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from glob import escape
@@ -223,6 +223,36 @@ class ResultFolder:
         suffix = path.suffix.lower() or _SUFFIXES.get(photo.format, "")
         fits = max(image.shape[:2]) <= MAX_SIDE.get(suffix, max(image.shape[:2]))
         return suffix if suffix in OUTPUT_SUFFIXES and fits else ".png"
+
+
+def output_names(paths: Sequence[Path], keep_folders: bool = False) -> dict[Path, str]:
+    """Return the name of each photo's results: its stem, with the suffix where two photos share the stem.
+
+    Case is ignored, as some file systems do: a.jpg and A.png become a_jpg and A_png.
+
+    Args:
+        paths: the photos.
+        keep_folders: names begin with the photos' folders.
+    """
+
+    def stem(path: Path) -> str:
+        return os.path.splitext(path.as_posix())[0] if keep_folders else path.stem
+
+    stems = Counter(stem(path).lower() for path in paths)
+    unique = {stem for stem, count in stems.items() if count == 1}
+    names: dict[Path, str] = {}
+    taken = set(unique)
+    for path in paths:
+        name = stem(path)
+        if name.lower() not in unique:
+            base = name = f"{name}_{path.suffix[1:]}"
+            number = 2
+            while name.lower() in taken:
+                name = f"{base}_{number}"
+                number += 1
+            taken.add(name.lower())
+        names[path] = name
+    return names
 
 
 def write_behind(

@@ -19,7 +19,7 @@ from lafr.commands import restore
 from lafr.demo import PORTRAITS, write_samples
 from lafr.networks import MODELS
 from lafr.restorer import LAFRer
-from lafr.results import ResultFolder
+from lafr.results import ResultFolder, output_names
 from lafr_base.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def test_interrupted_runs_leave_whole_files_and_continue(
 
 def test_names_never_collide():
     paths = [Path(name) for name in ("a.jpg", "A.png", "a_jpg.webp", "b.png", "c.jpg", "c.JPG")]
-    names = restore.output_names(paths)
+    names = output_names(paths)
     assert names[Path("b.png")] == "b"
     assert names[Path("a_jpg.webp")] == "a_jpg"
     assert len({name.lower() for name in names.values()}) == len(paths)

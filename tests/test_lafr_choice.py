@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,9 +12,10 @@ import pytest
 from torch import Tensor, nn
 
 from lafr.choice import EVERY_FACE, FaceChoice, FoundFace
-from lafr.commands import batch, restore
+from lafr.commands import restore
 from lafr.composing import LEFT
 from lafr.face_options import OPTIONS, face_options
+from lafr.identity import Calibration
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto, ResultFolder
 from lafr_arch.restoring import RunsAsItIs
@@ -144,7 +144,7 @@ def test_likeness_needs_the_identity_net():
 class Meter:
     """Says of a face how dark its middle is: 1 for black, 0 for white."""
 
-    calibration = SimpleNamespace(threshold=0.6)
+    calibration = Calibration((0, 0.5, 1), (-1, 0, 1), 0.6)
 
     def embed(self, faces: list[np.ndarray]) -> np.ndarray:
         return np.array([[1 - f[16:48, 16:48].mean() / 255, 0] for f in faces], np.float32)
@@ -261,8 +261,8 @@ def test_values_out_of_range_are_named(capsys: pytest.CaptureFixture, tmp_path: 
         assert said in capsys.readouterr().err
 
 
-def test_batch_knows_every_flag():
-    assert set(OPTIONS) <= set(batch._RESULT_OPTIONS)
+def test_a_run_is_known_by_every_flag():
+    assert set(OPTIONS) <= set(restore.RESULT_OPTIONS)
 
 
 def test_a_result_without_an_error_is_returned_by_or_raise():

@@ -33,9 +33,13 @@ class Browser:
         self._address = address
         self._session = ""
 
-    def open_session(self, profile: Path, size: tuple[int, int], flags: tuple[str, ...] = ()) -> None:
+    def open_session(
+        self, profile: Path, size: tuple[int, int], flags: tuple[str, ...] = (), downloads: Path | None = None
+    ) -> None:
         arguments = [*_FLAGS, *flags, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
-        options = {"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}}
+        preferences = {} if downloads is None else {"download.default_directory": str(downloads)}
+        chrome = {"args": arguments, "prefs": preferences}
+        options = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
         answer = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": {"browserName": "chrome", **options}}})
         self._session = f"/session/{answer['sessionId']}"
 
@@ -89,8 +93,10 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(folder: Path, size: tuple[int, int] = (1280, 900), flags: tuple[str, ...] = ()) -> Iterator[Browser]:
-    """A headless Chromium; the test is skipped where there is none."""
+def browser(
+    folder: Path, size: tuple[int, int] = (1280, 900), flags: tuple[str, ...] = (), downloads: Path | None = None
+) -> Iterator[Browser]:
+    """A headless Chromium, whose downloads go to a folder; the test is skipped where there is none."""
     driver = shutil.which("chromedriver")
     if driver is None or not (shutil.which("chromium") or shutil.which("google-chrome")):
         pytest.skip("no chromium with chromedriver here (Debian: chromium, chromium-driver)")
@@ -102,7 +108,7 @@ def browser(folder: Path, size: tuple[int, int] = (1280, 900), flags: tuple[str,
         session = Browser(f"http://127.0.0.1:{port}")
         try:
             _wait_for(port)
-            session.open_session(folder / "profile", size, flags)
+            session.open_session(folder / "profile", size, flags, downloads)
             yield session
         finally:
             with contextlib.suppress(RuntimeError, OSError):

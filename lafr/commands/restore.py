@@ -20,8 +20,6 @@ import json
 import os
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _job(args: argparse.Namespace, source: Path) -> Job:
-    from lafr.results import ResultFolder
+    from lafr.results import ResultFolder, output_names
     from lafr.scale.photos import Photos
     from lafr.scale.work import Job
 
@@ -242,36 +240,6 @@ def _restore(args: argparse.Namespace) -> int:
             finally:
                 report.write()
     return report.end()
-
-
-def output_names(paths: Sequence[Path], keep_folders: bool = False) -> dict[Path, str]:
-    """Return the name of each photo's results: its stem, with the suffix where two photos share the stem.
-
-    Case is ignored, as some file systems do: a.jpg and A.png become a_jpg and A_png.
-
-    Args:
-        paths: the photos.
-        keep_folders: names begin with the photos' folders.
-    """
-
-    def stem(path: Path) -> str:
-        return os.path.splitext(path.as_posix())[0] if keep_folders else path.stem
-
-    stems = Counter(stem(path).lower() for path in paths)
-    unique = {stem for stem, count in stems.items() if count == 1}
-    names: dict[Path, str] = {}
-    taken = set(unique)
-    for path in paths:
-        name = stem(path)
-        if name.lower() not in unique:
-            base = name = f"{name}_{path.suffix[1:]}"
-            number = 2
-            while name.lower() in taken:
-                name = f"{base}_{number}"
-                number += 1
-            taken.add(name.lower())
-        names[path] = name
-    return names
 
 
 def result_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.upscale > 0:
         return _stop(f"--upscale must be above 0; got {args.upscale:g}")
 
-    from lafr.commands.restore import output_names
+    from lafr.results import output_names
     from lafr_base.images import list_images
     from lafr_studies.comparison.page import Pictures
     from lafr_studies.comparison.run import Request, compare
