@@ -102,7 +102,7 @@ def test_model_learns_what_its_teacher_says_and_exports(tmp_path: Path, folder: 
             "dist": False,
             "rank": 0,
             "world_size": 1,
-            "model_type": "IdentityModel",
+            "model_type": "FaceIdentityModel",
             "manual_seed": 0,
             "network_g": {"type": "FaceIdentityNet", "channels": CHANNELS, "blocks": BLOCKS},
             "network_teacher": {"type": "MobileFaceNetFace", "path": str(tmp_path / "teacher.ckpt")},

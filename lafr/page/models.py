@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lafr.choice import FaceChoice, FoundFace, Wishes
-from lafr.methods import BASELINES, MethodError, parse_method
+from lafr.methods import MethodError, parse_method
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto
+from lafr_arch.baselines import BASELINES
 from lafr_base import weights
 
 _NOBODY = Wishes(choice=FaceChoice(numbers=frozenset()))
@@ -25,7 +26,8 @@ def offered(asked: Sequence[str]) -> list[str]:
     for model in asked:
         if not parse_method(model).is_network:
             raise MethodError(f"--model {model}: a folder of results; a network is needed here")
-    return list(asked) or ["mini", *(name for name, weight in BASELINES.items() if weights.find(weight) is not None)]
+    published = (name for name, spec in BASELINES.items() if spec.weights and weights.find(spec.weights) is not None)
+    return list(asked) or ["mini", *published]
 
 
 class Models:
