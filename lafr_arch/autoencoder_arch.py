@@ -39,6 +39,14 @@ def _residual_blocks(channels: int, count: int) -> list[nn.Module]:
     return [ResidualBlock(channels) for _ in range(count)]
 
 
+def _to_image(quarter: int, half: int | None = None) -> list[nn.Module]:
+    """The decoder's last layers, from ``quarter`` channels at 1/4 of the size, perhaps by way of ``half`` at 1/2."""
+    if half is None:
+        return [nn.SiLU(), nn.Conv2d(quarter, 48, 3, padding=1), nn.PixelShuffle(4)]
+    widen = [nn.SiLU(), nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2)]
+    return [*widen, ResidualBlock(half), nn.SiLU(), nn.Conv2d(half, 12, 3, padding=1), nn.PixelShuffle(2)]
+
+
 @ARCH_REGISTRY.register()
 class MiniAutoencoder(ModelMixin, ConfigMixin):
     """Convolutional VAE, 8x smaller in each direction.
@@ -85,10 +93,6 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         if len(decoder_widths) not in (2, 3):
             raise ValueError(f"MiniAutoencoder: decoder_widths: {decoder_widths} must be two or three numbers")
         eighth, quarter, *halves = decoder_widths
-        to_image: list[nn.Module] = [nn.SiLU(), nn.Conv2d(quarter, 48, 3, padding=1), nn.PixelShuffle(4)]
-        for half in halves:
-            to_image = [nn.SiLU(), nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2)]
-            to_image += [ResidualBlock(half), nn.SiLU(), nn.Conv2d(half, 12, 3, padding=1), nn.PixelShuffle(2)]
         # Layers whose output a FidelityPath carries from the encoder (fine to coarse) to the decoder (coarse to fine).
         self._encoder_taps = (1 + encoder_blocks, 2 + 2 * encoder_blocks)
         self._decoder_taps = (0, 2 + decoder_blocks)
@@ -99,7 +103,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(eighth, 4 * quarter, 3, padding=1),
             nn.PixelShuffle(2),
             *_residual_blocks(quarter, decoder_blocks),
-            *to_image,
+            *_to_image(quarter, *halves),
         )
 
     @torch.no_grad()

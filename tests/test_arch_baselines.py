@@ -261,7 +261,7 @@ class Middle:
 
 def restorer(model: str, monkeypatch: pytest.MonkeyPatch, side: int = 32) -> LAFRer:
     monkeypatch.setattr(baseline_arch._Baseline, "image_size", side)
-    return LAFRer(model=model, device="cpu", upscale=1, detection_model=Middle())
+    return LAFRer(model=model, device="cpu", upscale=1, detection_model=Middle(), identity=False)
 
 
 def photo() -> np.ndarray:

@@ -164,7 +164,7 @@ def test_quality(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, degradation: s
     assert load("quality").main() == 0
     report = json.loads(out.read_text())
     assert report["set"]["image_size"] == size
-    psnr = report["metrics"]["psnr_rgb"]
+    psnr = report["metrics"]["psnr"]
     sharpness = report["metrics"]["sharpness"]["median"]
     if degradation == "none":
         assert psnr["lq"]["mean"] == 100  # where there is no error

@@ -18,6 +18,7 @@ from torch import nn
 from lafr.cli import main
 from lafr.detectors import Face
 from lafr.methods import MethodError, MethodSpec
+from lafr_arch.restoring import RunsAsItIs
 from lafr_base.files import digest
 from lafr_base.geometry import FFHQ_POINTS, align_matrix
 from lafr_metrics.suite import Suite
@@ -243,9 +244,10 @@ def test_whole_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert Everywhere.calls == calls, "faces are looked for once"
 
 
-class Negative(nn.Module):
+class Negative(RunsAsItIs, nn.Module):
     """A network of 6 parameters that fails on faces that are dark."""
 
+    weight_means = "tones"
     image_size = SIZE
 
     def __init__(self) -> None:
