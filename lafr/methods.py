@@ -20,8 +20,7 @@ place of random one: the same result each time), ``bicubic,size=256``.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,21 +86,6 @@ def parse_method(text: str) -> MethodSpec:
     else:
         found = _folder(Path(spec).expanduser(), name, text)
     return found if name is None else replace(found, name=name)
-
-
-def parse_methods(texts: Iterable[str]) -> list[MethodSpec]:
-    """Read several methods, whose names must differ (case does not count, as some file systems ignore it).
-
-    Raises:
-        MethodError: two have the same name.
-        MethodError, FileNotFoundError, lafr_base.weights.MissingWeightsError: as for `parse_method`.
-    """
-    specs = [parse_method(text) for text in texts]
-    counts = Counter(spec.name.lower() for spec in specs)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise MethodError(f"several methods are called {', '.join(twice)}; rename them: NAME=METHOD")
-    return specs
 
 
 def network_files(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lafr.methods import MODELS, MethodError, MethodSpec, parse_method, parse_methods
+from lafr.methods import MODELS, MethodError, MethodSpec, parse_method
 from lafr_base.weights import MissingWeightsError
 
 
@@ -83,10 +83,3 @@ def test_a_baseline_without_path_is_the_weight_of_the_list(here: Path, monkeypat
 def test_texts_that_name_nothing(here: Path, text: str, error: type[Exception], said: str):
     with pytest.raises(error, match=said):
         parse_method(text)
-
-
-def test_names_must_differ(here: Path):
-    names = [spec.name for spec in parse_methods(["mini", "bicubic", "dfdnet=results"])]
-    assert names == ["mini", "bicubic", "dfdnet"]
-    with pytest.raises(MethodError, match="several methods are called codeformer; rename them"):
-        parse_methods(["codeformer:gfpgan.pth,w=0", "CodeFormer=codeformer:gfpgan.pth,w=1", "mini"])
