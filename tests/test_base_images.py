@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -220,6 +221,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path: Path, m
         write_image(path, np.zeros_like(BGR8))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert path.read_bytes() == before
+
+
+def test_a_folder_on_another_disk_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    path = write_image(tmp_path / "out" / "a.png", BGR8, unfinished=tmp_path / "unfinished")
+    np.testing.assert_array_equal(read_image(path).bgr, BGR8)
+    assert not list((tmp_path / "unfinished").iterdir())
 
 
 def test_what_a_format_cannot_hold_is_an_error(tmp_path: Path):

@@ -172,6 +172,16 @@ def test_what_no_photo_is_to_blame_for_stops_the_work(tmp_path: Path, monkeypatc
     assert len(run_share(job(tmp_path / "in", out), retry_failed=True)) == len(photos)
 
 
+def test_damaged_photos_in_a_row_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only failures that say nothing about the photos are counted."""
+    monkeypatch.setattr(work, "FAILURES_IN_A_ROW", 3)
+    photos = write_photos(tmp_path / "in", 3)
+    for index in range(10):
+        (tmp_path / "in" / f"{index}.png").write_bytes(b"damaged")
+    ledger = run_share(job(tmp_path / "in", tmp_path / "out"))
+    assert (ledger.count(FAILED), ledger.count("restored")) == (10, len(photos))
+
+
 def test_a_rank_runs_once_at_a_time(tmp_path: Path):
     with Manifest(tmp_path, "rank"):
         with pytest.raises(ImageError, match="another process is writing it"):

@@ -139,6 +139,8 @@ def _replace(path: Path, data: bytes, folder: Path) -> None:
         with whole(path, folder) as part:
             part.write_bytes(data)
     except OSError as error:
+        if error.errno == errno.EXDEV and folder != path.parent:  # a folder of results is a link to another disk
+            return _replace(path, data, path.parent)
         kind = ImageError if error.errno in _NAMES_FAULTS else DiskError
         reason = error.strerror or error
         raise kind(f"{shown(path)}: cannot be written ({reason}); choose another output folder") from error
