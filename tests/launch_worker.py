@@ -1,13 +1,14 @@
-"""One of several processes under torchrun: starts and ends the process group of every option file that is named.
+"""One of several processes under torchrun: launches every option file that is named, up to its process group.
 
-Each argument is OPTION_FILE@PORT.
+A process can have one group: the first file starts it, and what the others would start it with is checked.
 """
 
 from __future__ import annotations
 
-import os
+import inspect
 import sys
 import tempfile
+from typing import Any
 
 import torch
 
@@ -27,15 +28,22 @@ def main() -> None:
         return []
 
     options.check = check
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # which a process can use for one group only
-    for pair in sys.argv[1:]:
-        path, os.environ["MASTER_PORT"] = pair.rsplit("@", 1)
+    start = torch.distributed.init_process_group
+
+    def start_once(**arguments: Any) -> None:
+        if torch.distributed.is_initialized():
+            inspect.signature(start).bind(**arguments)
+        else:
+            start(**arguments)
+
+    torch.distributed.init_process_group = start_once
+    for path in sys.argv[1:]:
         sys.argv = ["train.py", "-opt", path, "--launcher", "pytorch"]
         opt, _ = options.parse_options(tempfile.gettempdir())
         total = torch.ones(())
         torch.distributed.all_reduce(total)
         sys.stdout.write(f"{path}: process {opt['rank']} of {opt['world_size']}, sum {total.item():g}\n")
-        torch.distributed.destroy_process_group()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

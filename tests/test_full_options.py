@@ -85,10 +85,10 @@ def aligned(root: Path) -> Path:
     return root / "experiments/lafr_align/models/net_g_latest.pth"
 
 
-def unet_settings(root: Path, aligned: Path) -> list[str]:
+def unet_settings(root: Path) -> list[str]:
+    """Stage 2 finds stage 1's adapter by the path that its option file has, under LAFR_ROOT."""
     return [
         *settings(root),
-        f"network_g:alignment_weights={aligned}",
         "train:perceptual_opt:random_backbone=true",
         f"train:identity_opt:model={root / 'clip'}",
         f"train:structure_opt:net_path={root / 'd3dfr.pth'}",
@@ -96,8 +96,9 @@ def unet_settings(root: Path, aligned: Path) -> list[str]:
     ]
 
 
-def test_both_stages_resume_export_and_test(root: Path, aligned: Path):
-    options = unet_settings(root, aligned)
+@pytest.mark.usefixtures("aligned")
+def test_both_stages_resume_export_and_test(root: Path, monkeypatch: pytest.MonkeyPatch):
+    options = unet_settings(root)
     status, text = launch(root, "train.py", "lafr_unet.yml", *options, "train:total_iter=2")
     assert status == 0, text
     for name in ("l_pixel", "l_perceptual", "l_identity", "l_structure", "psnr"):
@@ -111,11 +112,11 @@ def test_both_stages_resume_export_and_test(root: Path, aligned: Path):
 
     # Exported from the checkpoint as deployed by the run.
     opt = load_yaml(ROOT / "options/lafr_unet.yml")
-    opt["network_g"] |= {"base_model": str(root / "sd"), "alignment_weights": str(aligned)}
-    opt["network_g"] |= {"image_size": SD_IMAGE_SIZE}
+    opt["network_g"] |= {"base_model": str(root / "sd"), "image_size": SD_IMAGE_SIZE}
     opt["network_g"]["alignment"] |= {"hidden": 16, "n_codes": 8}
     (root / "unet.json").write_text(json.dumps(opt))  # JSON is YAML
-    command = ["export", str(root / "unet.json"), str(root / "out"), "--weights", str(run / "models/net_g_latest.pth")]
+    monkeypatch.setenv("LAFR_ROOT", str(root))
+    command = ["export", str(root / "unet.json"), str(root / "out")]
     from lafr import cli
 
     assert cli.main(command) == 0
@@ -130,7 +131,6 @@ def test_both_stages_resume_export_and_test(root: Path, aligned: Path):
         "num_gpu=0",
         f"datasets:test_1:dataroot_gt={root / 'faces'}",
         f"datasets:test_1:image_size={SD_IMAGE_SIZE}",
-        f"network_g:folder={root / 'out'}",
         f"val:metrics={PSNR}",
     )
     assert status == 0, text

@@ -143,7 +143,8 @@ def test_every_wrong_value_is_named_in_one_message(tmp_path: Path, monkeypatch: 
     text = "\n".join(faults)
     for name in ("experiments/mini_prior/base_model", "alignment_weights: experiments/mini_align", "3ddfa-v2"):
         assert name in text
-    assert "datasets: val: dataroot_gt: datasets/faces/val does not exist" in text
+    faces = load_yaml(ROOT / "options/mini/unet.yml")["datasets"]["val"]["dataroot_gt"]
+    assert f"datasets: val: dataroot_gt: {faces} does not exist" in text
     assert "https://github.com/NVlabs/ffhq-dataset" in text
     assert not list(tmp_path.iterdir())
 
