@@ -56,7 +56,7 @@ def write_record(opt: Mapping[str, Any], iterations: int, seconds: float, traina
     record = {
         "model_type": opt["model_type"],
         "iterations": iterations,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "images": iterations * batch,
         "faces": opt.get("train_faces"),
         "trainable_parameters": trainable,

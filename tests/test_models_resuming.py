@@ -95,6 +95,10 @@ def test_changes_are_taken_on_request(tmp_path: Path):
     opt["path"]["resume_changed"] = True
     model, said = resumed(opt)
     assert said == ["train: optim_g: lr: 0.01 -> 0.004 (the new value is taken)"]
+    # The moments are the saved ones.
+    saved = torch.load(tmp_path / "training_states/3.state", weights_only=True)["optimizers"][0]["state"]
+    states = model.optimizers[0].state_dict()["state"]
+    assert all(torch.equal(states[i]["exp_avg"], saved[i]["exp_avg"]) for i in saved)
     # The third iteration has passed the first milestone, the fifth the second.
     rates = []
     for i in (4, 5, 6):
@@ -105,11 +109,6 @@ def test_changes_are_taken_on_request(tmp_path: Path):
     for i in range(1, 5):
         step(expected, i)
     assert expected.get_current_learning_rate() == [pytest.approx(2e-3)]
-    # The moments are the saved ones.
-    saved = torch.load(tmp_path / "training_states/3.state", weights_only=True)["optimizers"][0]["state"]
-    fresh, _ = resumed(opt | {"path": dict(opt["path"])})
-    states = fresh.optimizers[0].state_dict()["state"]
-    assert all(torch.equal(states[i]["exp_avg"], saved[i]["exp_avg"]) for i in saved)
 
 
 def test_seconds_of_training_go_on(tmp_path: Path):
@@ -129,7 +128,7 @@ def test_seconds_of_training_go_on(tmp_path: Path):
     model.save(-1, -1)
     last = read_json(tmp_path / "training.json")
     assert last["iterations"] == 8
-    assert last["seconds"] == pytest.approx(waiting, abs=0.1)
+    assert last["seconds"] == pytest.approx(waiting, abs=0.01)
 
 
 def test_states_from_before_hold_no_options(tmp_path: Path):
