@@ -184,6 +184,33 @@ def test_two_users_at_a_time_see_their_own_photos(tmp_path: Path):
         assert two.browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
+class Slow(TwoFaces):
+    """Takes a second for the faces of a photo."""
+
+    def run(self, *arguments: Any) -> list[np.ndarray]:
+        time.sleep(1)
+        return super().run(*arguments)
+
+
+def test_cancelling_stops_and_keeps_what_is_done(tmp_path: Path):
+    models = Slow()
+    names = [f"{index}.png" for index in range(9)]
+    with serve(models) as (address, _), user(tmp_path / "user", address) as someone:
+        someone.drop(*upload(tmp_path / "in", *names))
+        someone.wait(f"document.querySelectorAll('.lafr .photo').length === {len(names)} && {IDLE}")
+        someone.browser.click("#restore")
+        someone.wait("/Restoring: [2-9] of 18/.test(document.querySelector('.lafr .progress span').textContent)")
+        someone.browser.click("#cancel")
+        someone.wait(IDLE)
+        time.sleep(2)
+        stopped = len(models.network.batches)
+        assert stopped < len(names)
+        time.sleep(2)
+        assert len(models.network.batches) == stopped
+        done = someone.texts(".lafr .photo.done .count")
+        assert 1 <= len(done) <= stopped
+
+
 def test_the_pages_of_the_readme(tmp_path: Path):
     """The bundled network on the sample portraits, as one photo of two; LAFR_SCREENSHOTS names where pictures go."""
     from lafr.demo import write_samples

@@ -141,10 +141,8 @@ def build_page(models: Models, limits: Limits, queue: int = 20) -> Page:
 
 
 def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
-    gr.HTML(
-        "<h1>LAFR</h1><p>Sharp faces in old, small and damaged photos. Nothing leaves this computer.</p>",
-        elem_id="title",
-    )
+    promise = "Nothing is sent elsewhere; closing the page removes everything."
+    gr.HTML(f"<h1>LAFR</h1><p>Sharp faces in old, small and damaged photos. {promise}</p>", elem_id="title")
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=1, min_width=270, elem_id="controls"):
             files = gr.File(
@@ -214,7 +212,9 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
     for source in (files, folder):
         source.upload(add, [source, *options], [bench, source], concurrency_limit=2, **quiet)
     bench.input(act, options, bench, trigger_mode="multiple", **quiet)
-    running = start.click(restore, options, bench, concurrency_limit=1, **quiet)
+    # Said at once: the network does one page's photos after the other's.
+    asked = start.click(lambda: _progress("Waiting for the network", 0), None, bench, queue=False, **quiet)
+    running = asked.then(restore, options, bench, concurrency_limit=1, **quiet)
     stop.click(show, options, bench, cancels=[running], **quiet)
     for setting in (model.change, upscale.change, keep.change):
         setting(show, options, bench, **quiet)
