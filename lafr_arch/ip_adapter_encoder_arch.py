@@ -124,14 +124,18 @@ class CLIPImageEncoder(ImageEncoder):
         return made
 
     def forward(self, face: Tensor) -> Tensor:
-        """Faces (B, 3, H, W) RGB in [0, 1] -> embeddings (B, width), float32, not normalised."""
+        """Faces (B, 3, H, W) RGB in [0, 1] -> embeddings (B, width), float32 (or float64), not normalised."""
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-        face = face.float()
+        face = _full_precision(face)
         side = self.network.config.image_size
         small = F.interpolate(face, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
         mean, std = (face.new_tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        return self.network(((small - mean) / std).to(self.network.dtype)).image_embeds.float()
+        return self.network(((small - mean) / std).to(self.network.dtype)).image_embeds.to(face.dtype)
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _is_setting(key: str) -> bool:

@@ -8,23 +8,19 @@ import torch
 from torch import Tensor
 
 from lafr_arch.arcface_arch import ArcFaceResNet18
+from lafr_arch.ip_adapter_encoder_arch import CLIPImageEncoder
 from lafr_arch.recognition import MobileFaceNetFace
-from lafr_base.dtypes import SPELLINGS
 from lafr_base.registry import LOSS_REGISTRY
 from lafr_base.weights import require
 from lafr_losses.common import (
     FrozenLoss,
     check_choice,
     distance,
-    freeze,
     full_precision,
     load_net,
     resize,
 )
 
-# OpenAI CLIP's channel means and deviations for images in [0, 1].
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Weights of red, green and blue in the gray image, as GFPGAN and VQFR take them (ITU-R 601).
 _GRAY = (0.2989, 0.5870, 0.1140)
 
@@ -33,8 +29,8 @@ _GRAY = (0.2989, 0.5870, 0.1140)
 class IdentityCLIPLoss(FrozenLoss):
     """Distance between CLIP image embeddings: ``1 - cos(CLIP(pred), CLIP(target))`` (LAFR, eq. 1).
 
-    The encoder is a ``CLIPVisionModelWithProjection``; IP-Adapter's (ViT-H/14, 632M parameters) by default. Images are
-    resized to its size by a differentiable antialiased bicubic filter, the one CLIP's own preprocessing uses.
+    By :class:`~lafr_arch.ip_adapter_encoder_arch.CLIPImageEncoder`, by default IP-Adapter's (ViT-H/14, 632M
+    parameters).
 
     ``type: IdentityCLIPLoss`` in YAML::
 
@@ -57,8 +53,6 @@ class IdentityCLIPLoss(FrozenLoss):
     """
 
     whole_face = True
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -68,35 +62,20 @@ class IdentityCLIPLoss(FrozenLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        from transformers import CLIPVisionModelWithProjection
-
         check_choice("IdentityCLIPLoss", "distance", distance, ("cos", "l2"))
-        check_choice("IdentityCLIPLoss", "dtype", dtype, tuple(SPELLINGS))
-        (name,) = self.required_weights(model)
-        encoder = CLIPVisionModelWithProjection.from_pretrained(
-            require(name), dtype=SPELLINGS[dtype], local_files_only=True
-        )
-        self.encoder = freeze(encoder)
-        self.size: int = encoder.config.image_size
+        self.encoder = CLIPImageEncoder(model, dtype)
         self.distance = distance
         self.loss_weight = loss_weight
-        self.register_buffer("mean", torch.tensor(_CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_CLIP_STD).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
     def required_weights(cls, model: str | None = None, **_: object) -> list[str]:
         """Weights these options need; see :meth:`FrozenLoss.required_weights`."""
-        return [model or "clip-image-encoder"]
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) RGB in [0, 1] -> CLIP embeddings (B, projection), float32, not normalised."""
-        pixels = (resize(full_precision(x), self.size) - self.mean) / self.std
-        return full_precision(self.encoder(pixels.to(self.encoder.dtype)).image_embeds)
+        return CLIPImageEncoder.required_weights(model)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Images (B, 3, H, W) RGB in [0, 1] to a scalar: mean over the batch. The target takes no gradient."""
         with torch.autocast(pred.device.type, enabled=False):
-            loss = distance(self.distance, self.embed(pred), self.embed(target.detach()))
+            loss = distance(self.distance, self.encoder(pred), self.encoder(target.detach()))
             return self.loss_weight * loss
 
 

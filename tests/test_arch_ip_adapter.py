@@ -181,7 +181,7 @@ def test_encoders_see_what_the_losses_see(root: Path):
     """The embeddings are those that the identity losses compare."""
     face = faces(2, 48)
     adapter = IPAdapter(build_encoder({"type": "CLIPImageEncoder", "model": str(root / "clip")}), 8)
-    expected = IdentityCLIPLoss(str(root / "clip")).embed(face)
+    expected = IdentityCLIPLoss(str(root / "clip")).encoder(face)
     torch.testing.assert_close(adapter.encoder(face), expected)
     assert adapter(face).shape == (2, 4, 8)
     small = IPAdapter(build_encoder(options(root)["encoder"]), 8, tokens=2)

@@ -40,7 +40,7 @@ def test_clip_preprocessing_equals_transformers(clip: str, astronaut: np.ndarray
     with torch.no_grad():
         expected = CLIPVisionModelWithProjection.from_pretrained(clip).eval()(pixels).image_embeds
         image = torch.from_numpy(astronaut.copy()).permute(2, 0, 1)[None].float() / 255
-        found = IdentityCLIPLoss(model=clip).embed(image)
+        found = IdentityCLIPLoss(model=clip).encoder(image)
     # PIL rounds its pixels to 8 bits.
     assert F.cosine_similarity(found, expected).item() > 0.9999
 
@@ -49,7 +49,7 @@ def test_clip_distances(clip: str):
     pred, target = pair()
     cos, l2 = IdentityCLIPLoss(model=clip), IdentityCLIPLoss(model=clip, distance="l2", loss_weight=0.25)
     with torch.no_grad():
-        a, b = cos.embed(pred), cos.embed(target)
+        a, b = cos.encoder(pred), cos.encoder(target)
     similarity = (a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)
     assert cos(pred, target).item() == pytest.approx((1 - similarity).mean().item(), abs=1e-6)
     assert l2(pred, target).item() == pytest.approx(0.25 * (a - b).square().mean().item(), rel=1e-5)

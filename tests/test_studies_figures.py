@@ -70,6 +70,7 @@ def test_distances_by_hand():
 
 
 def test_silhouettes_by_hand():
+    pytest.importorskip("sklearn")
     points = np.array([[0.0], [1.0], [4.0], [6.0], [20.0]])
     labels = np.array([0, 0, 1, 1, 2])
     # Of the first: 1 to its own class, 5 to the second and 20 to the third; a class of one has 0.

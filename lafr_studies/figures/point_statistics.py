@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
+
+from lafr_base.compat import MissingPackageError
 
 Points = NDArray[np.float64]
 """(N, D)."""
-
-
-def pairwise_distances(a: Points, b: Points) -> Points:
-    """Euclidean distances (N, M) of two sets of points (N, D) and (M, D)."""
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0))
 
 
 def paired_distances(a: Points, b: Points) -> NDArray[np.float64]:
@@ -31,19 +28,13 @@ def mean_pairwise_distance(points: Points) -> float:
     Raises:
         ValueError: fewer than two points.
     """
-    count = len(points)
-    if count < 2:
-        raise ValueError(f"a distance within a class needs two points at least; got {count}")
-    # The diagonal is zero but for rounding, and taken away.
-    distances = pairwise_distances(points, points)
-    return float((distances.sum() - np.trace(distances)) / (count * (count - 1)))
+    if len(points) < 2:
+        raise ValueError(f"a distance within a class needs two points at least; got {len(points)}")
+    return float(pdist(points).mean())
 
 
 def silhouettes(points: Points, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Silhouette of each point (Rousseeuw, 1987): ``(b - a) / max(a, b)``, in [-1, 1].
-
-    ``a`` is the mean distance to the other points of its class, ``b`` the smallest of the mean distances to the points
-    of another class; 0 where the class has one point.
+    """Silhouette of each point (Rousseeuw, 1987), in [-1, 1], by scikit-learn; 0 where the class has one point.
 
     Args:
         points: (N, D).
@@ -51,19 +42,12 @@ def silhouettes(points: Points, labels: NDArray[np.int64]) -> NDArray[np.float64
 
     Raises:
         ValueError: there are fewer than two classes.
+        MissingPackageError: scikit-learn is not installed.
     """
-    classes = np.unique(labels)
-    if len(classes) < 2:
+    try:
+        from sklearn.metrics import silhouette_samples
+    except ImportError as error:
+        raise MissingPackageError(f"silhouettes need scikit-learn ({error}): pip install 'lafr[figures]'") from error
+    if len(np.unique(labels)) < 2:
         raise ValueError("silhouettes need two classes at least")
-    distances = pairwise_distances(points, points)
-    np.fill_diagonal(distances, 0)
-    members = np.stack([labels == label for label in classes], 1).astype(np.float64)  # (N, K)
-    counts = members.sum(0)
-    totals = distances @ members
-    own = members.astype(bool)
-    size = counts[own.argmax(1)]
-    within = totals[own] / np.maximum(size - 1, 1)
-    between = np.where(own, np.inf, totals / counts).min(1)
-    largest = np.maximum(within, between)
-    values = np.where(largest > 0, (between - within) / np.where(largest > 0, largest, 1), 0)
-    return np.where(size > 1, values, 0)
+    return np.nan_to_num(silhouette_samples(points, labels))
