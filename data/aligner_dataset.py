@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from lafr_base.geometry import CROP_RADII, FFHQ_POINTS, FFHQ_SIZE, Array, centre_and_radius, crop_matrix, transform
 from lafr_base.registry import DATASET_REGISTRY
-
-from .degradations import build_degradation, degrade
-from .samplers import item_generator
-from .sources import FaceDataset, FaceImages, OptionMap, to_tensor
+from lafr_data.degradations import build_degradation, degrade
+from lafr_data.samplers import item_generator
+from lafr_data.sources import FaceDataset, FaceImages, OptionMap, to_tensor
 
 MIRROR = [1, 0, 2, 4, 3]  # the points change sides when a face is flipped
 TEXTURES = ("brick", "chelsea", "coffee", "coins", "grass", "gravel", "page", "retina", "rocket", "text")

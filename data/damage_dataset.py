@@ -12,12 +12,11 @@ from torch.utils.data import Dataset
 
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
-
-from .degradation_dataset import Jitter
-from .degradations import build_degradation, degrade
-from .samplers import item_generator
-from .sources import FaceImages, to_tensor
-from .world_degradation import REFERENCE_SIZE
+from lafr_data.degradation_dataset import Jitter
+from lafr_data.degradations import build_degradation, degrade
+from lafr_data.samplers import item_generator
+from lafr_data.sources import FaceImages, to_tensor
+from lafr_data.world_degradation import REFERENCE_SIZE
 
 _SHRINK = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 """How a sharp photo came to its size: mostly by averaging; without it edges are sharper still."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from .degradation_steps import (
+from lafr_data.degradation_steps import (
     Image,
     Range,
     adjust_color,
@@ -25,7 +25,7 @@ from .degradation_steps import (
     to_gray,
     validate_ranges,
 )
-from .world_degradation import REFERENCE_SIZE, WorldDegradation
+from lafr_data.world_degradation import REFERENCE_SIZE, WorldDegradation
 
 
 class Degrades(Protocol):

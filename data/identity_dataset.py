@@ -12,10 +12,9 @@ from torch.utils.data import Dataset
 from lafr_base.geometry import crop_matrix
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
-
-from .degradations import build_degradation, degrade
-from .samplers import item_generator
-from .sources import FaceImages, to_tensor
+from lafr_data.degradations import build_degradation, degrade
+from lafr_data.samplers import item_generator
+from lafr_data.sources import FaceImages, to_tensor
 
 
 @DATASET_REGISTRY.register()

@@ -8,9 +8,8 @@ from typing import Any
 
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
-
-from .samplers import item_generator
-from .sources import FaceDataset, FaceImages, to_tensor
+from lafr_data.samplers import item_generator
+from lafr_data.sources import FaceDataset, FaceImages, to_tensor
 
 
 def check_pairs(lq: list[str], gt: list[str]) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
-
-from .degradations import build_degradation, degrade
-from .sources import FaceDataset, FaceImages, to_tensor
+from lafr_data.degradations import build_degradation, degrade
+from lafr_data.sources import FaceDataset, FaceImages, to_tensor
 
 
 def name_generator(name: str, seed: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .degradation_steps import (
+from lafr_data.degradation_steps import (
     Image,
     Range,
     anisotropic_kernel,

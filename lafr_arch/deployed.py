@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lafr_arch.base_model import VAE_CLASSES
@@ -19,13 +16,12 @@ from lafr_arch.fidelity_arch import build_fidelity
 from lafr_arch.ip_adapter import IPAdapter, add_image_attention
 from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import StaticUNet
-from lafr_base.files import read_json, whole
+from lafr_base.model_folder import read_config, read_folder, write_folder
 
 if TYPE_CHECKING:
     from lafr_arch.lafr_arch import LAFRNet
 
 FORMAT = "lafr-1"
-WEIGHTS_NAME = "model.safetensors"
 
 
 def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -52,12 +48,10 @@ def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) 
     if net.ip_adapter is not None:
         config["ip_adapter"] = net.ip_adapter.deployed_config()
     state = {
-        name: (value if "codebook" in name or not value.is_floating_point() else value.to(dtype)).contiguous().cpu()
+        name: value if "codebook" in name or not value.is_floating_point() else value.to(dtype)
         for name, value in net.state_dict().items()
     }
-    with whole(Path(folder) / "config.json") as text, whole(Path(folder) / WEIGHTS_NAME) as weights:
-        save_file(state, weights, metadata={"format": "pt"})
-        text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_folder(folder, config, state)
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -67,17 +61,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         FileNotFoundError: a file is missing; says which.
         ValueError: the folder holds something else.
     """
-    folder = Path(folder).expanduser()
-    for name in ("config.json", WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} does not exist; a deployed LAFR folder has it")
-    config = read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{folder / 'config.json'} is not a deployed LAFR network (format {config.get('format')!r})")
-    try:
-        state = load_file(folder / WEIGHTS_NAME)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_NAME} is damaged ({error}); copy or download it again") from error
+    config, state = read_folder(folder, FORMAT, "a deployed LAFR network")
     return config, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -110,5 +94,4 @@ def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_deployed(folder: str | Path) -> bool:
     """Whether a folder holds a deployed network."""
-    config = Path(folder) / "config.json"
-    return read_json(config).get("format") == FORMAT
+    return read_config(folder).get("format") == FORMAT

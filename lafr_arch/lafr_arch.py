@@ -20,6 +20,7 @@ from lafr_arch.ip_adapter import IPAdapter
 from lafr_arch.lora import lora_layers, merge_lora
 from lafr_arch.restoring import WEIGHT_MEANS
 from lafr_arch.static_unet import FullUNet, StaticUNet
+from lafr_base.model_folder import WEIGHTS_NAME
 
 
 def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float | Tensor, prediction_type: str) -> Tensor:
@@ -266,7 +267,7 @@ class LAFRNet(nn.Module):
         try:
             net.load_state_dict(state, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"{Path(folder) / deployed.WEIGHTS_NAME} does not fit its config.json: {error}") from error
+            raise ValueError(f"{Path(folder) / WEIGHTS_NAME} does not fit its config.json: {error}") from error
         return net.eval().requires_grad_(False).to(device)
 
     def parts(self) -> Sequence[tuple[str, nn.Module | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from lafr_arch.base_model import BaseModelError, load_vae
+from lafr_base.files import write_json
 from lafr_base.registry import ARCH_REGISTRY
 
 
@@ -78,4 +78,4 @@ class LatentPrior(nn.Module):
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["lafr_arch.autoencoder_arch", type(self.vae).__name__],
         }
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "model_index.json", index)

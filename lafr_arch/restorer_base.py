@@ -8,22 +8,18 @@ losses of its own method, by name; what is common (pixels, features, identity, c
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lafr_arch.restoring import RunsAsItIs
 from lafr_base.checkpoints import read_state
-from lafr_base.files import read_json, whole
+from lafr_base.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_config, read_folder, write_folder
 from lafr_base.registry import ARCH_REGISTRY
 from lafr_base.weights import require
 
 FORMAT = "restorer-1"
-WEIGHTS_NAME = "model.safetensors"
 
 Losses = dict[str, Tensor]
 
@@ -51,33 +47,28 @@ class Restorer(RunsAsItIs, nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, whole or not at all."""
-        state = {name: value.detach().contiguous().cpu().clone() for name, value in self.state_dict().items()}
         config = {"format": FORMAT, "type": type(self).__name__, "arguments": self.arguments()}
-        with whole(Path(folder) / "config.json") as text, whole(Path(folder) / WEIGHTS_NAME) as weights:
-            save_file(state, weights, metadata={"format": "pt"})
-            text.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_folder(folder, config, {name: value.clone() for name, value in self.state_dict().items()})
 
 
 def is_restorer(folder: str | Path) -> bool:
     """Whether a folder holds a trained rival."""
-    return read_json(Path(folder) / "config.json").get("format") == FORMAT
+    return read_config(folder).get("format") == FORMAT
 
 
 def load_restorer(folder: str | Path) -> Restorer:
     """Load what :meth:`Restorer.save_pretrained` wrote, in eval mode.
 
     Raises:
+        FileNotFoundError: a file is missing; says which.
         ValueError: the folder holds something else.
     """
-    folder = Path(folder)
-    if not is_restorer(folder):
-        raise ValueError(f"{folder} holds no restorer that basicsr/train.py wrote")
-    config = read_json(folder / "config.json")
+    config, state = read_folder(folder, FORMAT, "a restorer that basicsr/train.py wrote")
     net: Restorer = ARCH_REGISTRY[config["type"]](**config["arguments"])
     try:
-        net.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {error}") from error
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{Path(folder) / WEIGHTS_NAME} does not fit its {CONFIG_NAME}: {error}") from error
     return net.eval().requires_grad_(False)
 
 

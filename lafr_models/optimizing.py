@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from basicsr.models import lr_scheduler
 
+from lafr_base.dtypes import DTYPES
 from lafr_base.option_keys import call_faults, did_you_mean
 
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AMP = {name: DTYPES[name] for name in ("bf16", "fp16")}
 
 SCHEDULERS: dict[str, Any] = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,

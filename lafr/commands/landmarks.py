@@ -8,7 +8,6 @@ are left out; FacePointDataset gives them the template's points.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lafr.detectors import build_detector
+    from lafr_base.files import write_json
     from lafr_base.geometry import FFHQ_POINTS, FFHQ_SIZE, centre_and_radius
     from lafr_data.sources import ImageFolder, decode
 
@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
         if distance < nearest:
             landmarks[key] = [[round(value, 5) for value in point] for point in best]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(landmarks, indent=0) + "\n", encoding="utf-8")
+    write_json(args.output, landmarks)
     print(f"{args.output}: landmarks of {len(landmarks)} of {len(folder.keys)} photos by {detector.name}")
     return 1 if unreadable or not landmarks else 0

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import logging
 
+from lafr.detectors.face import DETECTORS, Detector, DetectorSpec, Face, Picture, add_detector
 from lafr_base import weights
-
-from .face import DETECTORS, Detector, DetectorSpec, Face, Picture, add_detector
 
 __all__ = ["DETECTORS", "Detector", "DetectorSpec", "Face", "Picture", "add_detector", "build_detector", "names"]
 

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 from lafr_arch.aligner_arch import FacePointNet
 from lafr_base.geometry import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
-
-from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "pretrained" / "aligner"
 

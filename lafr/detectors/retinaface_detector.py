@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 from lafr_base.checkpoints import read_state
 from lafr_base.compat import MissingPackageError
-
-from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 SEARCH_PIXELS = 1_500_000
 STRIDES = (8, 16, 32)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
+from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
 
 SEARCH_PIXELS = (2_000_000, 100_000)
 """The net finds faces of 10 to 300 pixels: it looks at two sizes of the photo, so that portraits are found too."""
