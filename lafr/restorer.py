@@ -48,6 +48,8 @@ class LAFRer:
             the same and has S as `image_size`. What else a module may offer is said by
             `lafr_arch.restoring.RestoringNetwork`, what `weight` of `enhance` means for it, for one.
         detection_model: one of `lafr.detectors.names()`, or a detector.
+        detection_threshold: least confidence, 0 to 1, of what is taken for a face: lower finds more faces and more that
+            are none; None for the detector's own. Not for a detector passed as `detection_model`, which has one.
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
@@ -71,6 +73,7 @@ class LAFRer:
         *,
         model: str | Path | nn.Module = "mini",
         detection_model: str | Detector = "auto",
+        detection_threshold: float | None = None,
         batch_size: int = 8,
         precision: str = "auto",
         eye_dist_threshold: float = 5,
@@ -92,7 +95,9 @@ class LAFRer:
         self.face_size = network.image_size
         runner = FaceRunner(network, self.device, batch_size, precision, compiled)
         if isinstance(detection_model, str):
-            detection_model = build_detector(detection_model, device=str(self.device))
+            detection_model = build_detector(detection_model, str(self.device), detection_threshold)
+        elif detection_threshold is not None:
+            raise ValueError("detection_threshold: set it in the detector that is passed as detection_model")
         meter: IdentityMeter | None = None
         if identity:
             from lafr.identity import IdentityMeter

@@ -13,7 +13,7 @@ import pytest
 
 from lafr import cli
 from lafr.detectors import DETECTORS, build_detector
-from lafr.detectors.face import Face, rescale, resize_to, suppress
+from lafr.detectors.face import Face, rescale, resize_to, suppress, turn_back
 from lafr_base.weights import OfflineError
 
 if TYPE_CHECKING:
@@ -71,6 +71,20 @@ def test_builtin_finds_a_face_turned_beyond_the_cascade(builtin: Detector, photo
     turned = cv2.warpAffine(photo, matrix, (300, 260), borderMode=cv2.BORDER_REFLECT)
     expected = (ASTRONAUT - (80, 0)) @ matrix[:, :2].T + matrix[:, 2]
     assert_is_astronaut(builtin.detect(turned), expected, 0.15 * EYES)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize("name", ["builtin", "yunet", "retinaface_mobile0.25"])
+def test_faces_on_their_side_and_on_their_head_are_found(request: pytest.FixtureRequest, name: str, quarters: int):
+    detector = request.getfixturevalue("builtin") if name == "builtin" else None
+    if detector is None:
+        request.getfixturevalue("weights_folder")
+        detector = build_detector(name)
+    photo = request.getfixturevalue("photo")
+    faces = detector.detect(np.ascontiguousarray(np.rot90(photo, quarters)))
+    upright = [Face(face.box, turn_back(face.landmarks, quarters, photo), face.score) for face in faces]
+    assert len(upright) == 1
+    assert np.linalg.norm(upright[0].landmarks - (ASTRONAUT - (80, 0)), axis=1).mean() < 0.15 * EYES
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 4000, 3), (16, 16, 3), (40, 3000, 3)])

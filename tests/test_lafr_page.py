@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ def test_strength_and_ticks_run_no_network(tmp_path: Path):
     assert len(set(pictures)) == 4
     assert run(work) == [(0, 0)]
     assert len(models.network.batches) == runs
+
+
+def test_faces_are_ticked_by_how_sure_the_detector_is(tmp_path: Path):
+    work = session(tmp_path)
+    first, second = upload(tmp_path / "in", "a.png", "b.png")
+    list(work.add([first]))
+    work.photos[0].faces[0].found = replace(work.photos[0].faces[0].found, score=0.6)
+    work.set_least_score(0.7)
+    assert [face["restore"] for face in work.view(SETTINGS)["shown"]["faces"]] == [False, True]
+    assert [face["score"] for face in work.view(SETTINGS)["shown"]["faces"]] == [0.6, 0.9]
+    work.set_least_score(0.95)
+    list(work.add([second]))  # a photo that comes later
+    assert not any(face.restore for photo in work.photos.values() for face in photo.faces)
+    work.set_least_score(0)
+    assert all(face.restore for photo in work.photos.values() for face in photo.faces)
 
 
 def test_another_model_starts_anew(tmp_path: Path):

@@ -49,6 +49,7 @@ RESULT_OPTIONS = (
     "suffix",
     "ext",
     "detection_model",
+    "detection_threshold",
     "bg_upsampler",
     "precision",
 )
@@ -124,6 +125,14 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         "restoreformer:PATH, osediff:FOLDER, bicubic",
     )
     add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
+    add(
+        "--detection_threshold",
+        "--detection-threshold",
+        type=float,
+        metavar="S",
+        help="least confidence of the detector, 0 to 1, of what is taken for a face: lower finds more faces and more "
+        "that are none (default: the detector's own); report.csv has each face's",
+    )
     add(
         "--bg_upsampler",
         type=str.lower,
@@ -269,6 +278,7 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
         bg_upsampler=background,
         device=device,
         detection_model=args.detection_model,
+        detection_threshold=args.detection_threshold,
         batch_size=args.batch_size,
         precision=args.precision,
         compiled=args.compile,

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and RestoreFormer's checkpoints where `lafr weights` finds them)",
     )
     add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
+    add(
+        "--detection_threshold",
+        "--detection-threshold",
+        type=float,
+        metavar="S",
+        help="least confidence of the detector, 0 to 1 (default: its own)",
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
     add("--max_upload", type=int, default=100, metavar="MB", help="largest file, megabytes (default: 100)")
@@ -54,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from lafr.page.sessions import Limits
 
     try:
-        models = Models(offered(args.model), args.device, args.detection_model, args.batch_size)
+        models = Models(
+            offered(args.model), args.device, args.detection_model, args.batch_size, args.detection_threshold
+        )
         models.get(models.names[0])  # what is wrong with it is said now, not to the first user
         limits = Limits(args.max_photos, args.max_pixels * 1_000_000, args.max_pages)
         page = build_page(models, limits, args.max_queue)

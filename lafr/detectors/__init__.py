@@ -1,6 +1,7 @@
 """Face detectors: :func:`build_detector` gives one by name; ``auto`` is the best whose weights are there.
 
 face                  what a detector returns, and what all share
+checks                whether a face's points fit each other, its box and the photo
 builtin_detector      needs nothing: scikit-image's cascade and this project's alignment net
 yunet_detector        OpenCV's YuNet, where its file is found
 retinaface_detector   facexlib's RetinaFace, where its weights are found
@@ -36,11 +37,14 @@ def build_detector(name: str = "auto", device: str = "cpu", min_score: float | N
         min_score: least confidence, 0 to 1; None for the detector's own.
 
     Raises:
-        ValueError: the name is unknown, as are YOLOv5 and dlib of other projects; the message lists the names.
+        ValueError: the name is unknown, as are YOLOv5 and dlib of other projects; the message lists the names. Or
+            ``min_score`` is not within 0 to 1.
         lafr_base.weights.WeightsError: its weights are not found and cannot be fetched; the message says how to get
             them.
         lafr_base.compat.MissingPackageError: its library is not installed.
     """
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise ValueError(f"the detection threshold must be within 0 to 1; got {min_score:g}")
     chosen = name.lower().replace("-", "_")
     chosen = next((other for other in DETECTORS if chosen in DETECTORS[other].other_names), chosen)
     if chosen == "auto":

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lafr.detectors.checks import is_sound
 from lafr_base import weights
 from lafr_base.registry import Registry
 
@@ -27,7 +28,8 @@ class Face:
     box: NDArray[np.float32]
     """(4,): x0, y0, x1, y1; may reach beyond the photo."""
     landmarks: NDArray[np.float32]
-    """(5, 2): left eye, right eye, nose, left mouth corner, right mouth corner; left as in the image."""
+    """(5, 2): left eye, right eye, nose, left mouth corner, right mouth corner; left as in the image of the upright
+    face."""
     score: float
     """Confidence, 0 to 1; not comparable between detectors."""
 
@@ -119,6 +121,55 @@ def rescale(points: NDArray[Any], source: Picture, target: Picture) -> NDArray[n
     """Move points (..., 2) from the resized photo ``source`` to ``target``: pixel areas, not centres, coincide."""
     factors = np.array([target.shape[1] / source.shape[1], target.shape[0] / source.shape[0]])
     return ((points + 0.5) * factors - 0.5).astype(np.float32)
+
+
+TURNED_PIXELS = 400_000
+"""Pixels of the copy in which detectors of upright faces look for those that are turned by more than 45 degrees."""
+TURNED_SCORE = 0.05
+"""How much surer than of an upright face a detector must be of one that is turned: such faces are rare, and three more
+looks at a photo would find three times as many that are none."""
+
+
+def find_turned(img: Picture, search: Callable[[Picture], list[Face]], min_score: float) -> list[Face]:
+    """Find faces that lie on their side or stand on their head with a detector that finds upright ones.
+
+    Args:
+        img: the photo.
+        search: finds the upright faces of a picture, in its pixels.
+        min_score: least confidence, 0 to 1.
+
+    Returns:
+        Faces in pixels of ``img``; upright ones may be among them.
+    """
+    small = resize_to(img, TURNED_PIXELS)
+    least = min_score + (1 - min_score) * TURNED_SCORE
+    found = []
+    for quarters in (1, 2, 3):
+        for face in search(np.ascontiguousarray(np.rot90(small, quarters))):
+            corners = turn_back(face.box.reshape(2, 2), quarters, small)
+            box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+            landmarks = turn_back(face.landmarks, quarters, small)
+            found.append(rescale_face(Face(box, landmarks, face.score), small, img))
+    return [face for face in found if face.score >= least]
+
+
+def turn_back(points: NDArray[Any], quarters: int, img: Picture) -> NDArray[Any]:
+    """Move points (..., 2) from ``np.rot90(img, quarters)`` to ``img``."""
+    height, width = img.shape[:2]
+    x, y = points[..., 0], points[..., 1]
+    back = {0: (x, y), 1: (width - 1 - y, x), 2: (width - 1 - x, height - 1 - y), 3: (y, height - 1 - x)}
+    return np.stack(back[quarters % 4], axis=-1)
+
+
+def rescale_face(face: Face, source: Picture, target: Picture) -> Face:
+    """Move a face from the resized photo ``source`` to ``target``."""
+    corners = rescale(face.box.reshape(2, 2), source, target)
+    return Face(corners.flatten(), rescale(face.landmarks, source, target), face.score)
+
+
+def settle(faces: list[Face], img: Picture, overlap: float) -> list[Face]:
+    """Return the faces of a photo that can be restored, best first and each once; what every detector ends with."""
+    return suppress([face for face in faces if is_sound(face.box, face.landmarks, img.shape[1], img.shape[0])], overlap)
 
 
 def suppress(faces: list[Face], overlap: float) -> list[Face]:

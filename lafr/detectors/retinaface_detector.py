@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
+from lafr.detectors.face import (
+    DetectorSpec,
+    Face,
+    Picture,
+    add_detector,
+    check_photo,
+    find_turned,
+    rescale_face,
+    resize_to,
+    settle,
+    suppress,
+)
 from lafr_base.checkpoints import read_state
 from lafr_base.compat import MissingPackageError
 
@@ -52,14 +63,19 @@ class RetinaFaceDetector:
             raise ValueError(f"{weights} does not hold the parameters of {self.name}: {error}") from error
         self._net.to(self.device).eval()
 
-    @torch.inference_mode()
     def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
         small = resize_to(img, SEARCH_PIXELS)
-        height, width = small.shape[:2]
-        x = torch.from_numpy(small).to(self.device).permute(2, 0, 1)[None].float()
+        faces = [rescale_face(face, small, img) for face in self._search(small)]
+        return settle(faces + find_turned(img, self._search, self.min_score), img, OVERLAP)
+
+    @torch.inference_mode()
+    def _search(self, picture: Picture) -> list[Face]:
+        """Find the upright faces of a picture at its size."""
+        height, width = picture.shape[:2]
+        x = torch.from_numpy(picture).to(self.device).permute(2, 0, 1)[None].float()
         offsets, scores, point_offsets = (y[0] for y in self._net(x - x.new_tensor(MEAN_BGR).view(1, 3, 1, 1)))
         scores = scores[:, 1]
         keep = scores >= self.min_score
@@ -67,17 +83,12 @@ class RetinaFaceDetector:
         offsets, point_offsets = offsets[keep], point_offsets[keep]
         box_centres = centres + VARIANCES[0] * sides * offsets[:, :2]
         half = sides * torch.exp(VARIANCES[1] * offsets[:, 2:]) / 2
-        boxes = torch.stack([box_centres - half, box_centres + half], dim=1)  # (N, 2, 2) corners
+        boxes = torch.cat([box_centres - half, box_centres + half], dim=1)
         points = centres[:, None] + VARIANCES[0] * sides[:, None] * point_offsets.view(-1, 5, 2)
         # The net counts pixels from the photo's edge, Face from the first pixel's centre.
-        corners, landmarks = (rescale(v.cpu().numpy() - 0.5, small, img) for v in (boxes, points))
-        return suppress(
-            [
-                Face(corner.flatten(), landmark, float(score))
-                for corner, landmark, score in zip(corners, landmarks, scores[keep].cpu().numpy(), strict=True)
-            ],
-            OVERLAP,
-        )
+        found = ((boxes - 0.5).cpu().numpy(), (points - 0.5).cpu().numpy(), scores[keep].cpu().numpy())
+        faces = [Face(box, landmarks, float(score)) for box, landmarks, score in zip(*found, strict=True)]
+        return suppress(faces, OVERLAP)
 
 
 def make_anchors(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

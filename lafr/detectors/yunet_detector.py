@@ -7,7 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, suppress
+from lafr.detectors.face import (
+    DetectorSpec,
+    Face,
+    Picture,
+    add_detector,
+    check_photo,
+    find_turned,
+    rescale_face,
+    resize_to,
+    settle,
+)
 
 SEARCH_PIXELS = (2_000_000, 100_000)
 """The net finds faces of 10 to 300 pixels: it looks at two sizes of the photo, so that portraits are found too."""
@@ -28,6 +38,7 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, weights: Path, min_score: float = 0.75) -> None:
+        self._min_score = min_score
         try:
             self._net = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), min_score, 0.3, 5000)
         except cv2.error as error:
@@ -37,21 +48,21 @@ class YuNetDetector:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
+        copies = [resize_to(img, pixels) for pixels in SEARCH_PIXELS]
+        faces: list[Face] = []
+        for small in copies if copies[0].shape != copies[1].shape else copies[:1]:
+            faces += [rescale_face(face, small, img) for face in self._search(small)]
+        return settle(faces + find_turned(img, self._search, self._min_score), img, OVERLAP)
+
+    def _search(self, picture: Picture) -> list[Face]:
+        """Find the upright faces of a picture at its size."""
+        self._net.setInputSize(picture.shape[1::-1])
+        _, rows = self._net.detect(picture)
         faces = []
-        previous = None
-        for pixels in SEARCH_PIXELS:
-            small = resize_to(img, pixels)
-            if previous is not None and previous.shape == small.shape:
-                break
-            previous = small
-            self._net.setInputSize(small.shape[1::-1])
-            _, rows = self._net.detect(small)
-            for row in rows if rows is not None else ():
-                left, top, width, height = row[:4]
-                corners = np.array([[left, top], [left + width, top + height]])
-                box = rescale(corners, small, img).flatten()
-                faces.append(Face(box, rescale(row[4:14].reshape(5, 2), small, img), float(row[14])))
-        return suppress(faces, OVERLAP)
+        for row in rows if rows is not None else ():
+            box = np.concatenate([row[:2], row[:2] + row[2:4]])
+            faces.append(Face(box, row[4:14].reshape(5, 2), float(row[14])))
+        return faces
 
 
 add_detector(

@@ -150,6 +150,9 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
             )
             folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
             strength = gr.Slider(0, 100, value=50, step=5, label="Strength, %", elem_id="strength")
+            least = gr.Slider(
+                0, 100, value=0, step=5, label="Tick faces the detector is so sure of, %", elem_id="least_score"
+            )
             upscale = gr.Radio(
                 [(f"{factor}×", factor) for factor in ENLARGEMENTS], value=2, label="Enlarge", elem_id="upscale"
             )
@@ -199,6 +202,10 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
         sessions.get(str(request.session_hash)).set_strength(round(value))
         return show(model, upscale, keep, request)
 
+    def set_least_score(value: float, model: str, upscale: float, keep: bool, request: gr.Request) -> Any:
+        sessions.get(str(request.session_hash)).set_least_score(value / 100)
+        return show(model, upscale, keep, request)
+
     def download_one(model: str, upscale: float, keep: bool, request: gr.Request) -> str:
         session = sessions.get(str(request.session_hash))
         return _file(session, Settings(model, upscale, keep), session.current)
@@ -219,6 +226,7 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
     for setting in (model.change, upscale.change, keep.change):
         setting(show, options, bench, **quiet)
     strength.input(set_strength, [strength, *options], bench, trigger_mode="always_last", **quiet)
+    least.input(set_least_score, [least, *options], bench, trigger_mode="always_last", **quiet)
     for button, prepare in ((one, download_one), (everything, download_all)):
         prepared = button.click(prepare, options, ready, show_progress="minimal", api_visibility="private")
         prepared.success(None, None, None, js="() => document.querySelector('#ready').click()")

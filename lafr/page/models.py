@@ -38,13 +38,20 @@ class Models:
         device: see `lafr.LAFRer`, as for what follows.
         detection_model: one detector for all.
         batch_size: most faces at once.
+        detection_threshold: least confidence of what is taken for a face.
     """
 
     def __init__(
-        self, names: Sequence[str], device: str = "auto", detection_model: str = "auto", batch_size: int = 8
+        self,
+        names: Sequence[str],
+        device: str = "auto",
+        detection_model: str = "auto",
+        batch_size: int = 8,
+        detection_threshold: float | None = None,
     ) -> None:
         self.names = list(names)
-        self._options = {"device": device, "detection_model": detection_model, "batch_size": batch_size}
+        self._options = {"device": device, "batch_size": batch_size}
+        self._detection = {"detection_model": detection_model, "detection_threshold": detection_threshold}
         self._loaded: dict[str, LAFRer] = {}
         self._loading, self._running = threading.RLock(), threading.Lock()
 
@@ -59,7 +66,8 @@ class Models:
         with self._loading:
             if name not in self._loaded:
                 first = next(iter(self._loaded.values()), None)
-                options = dict(self._options) | ({} if first is None else {"detection_model": first.steps.detector})
+                detection = self._detection if first is None else {"detection_model": first.steps.detector}
+                options = {**self._options, **detection}
                 self._loaded[name] = LAFRer(model=name, **options)  # type: ignore[arg-type]
             return self._loaded[name]
 

@@ -157,6 +157,7 @@ class PagePhoto:
             "restore": face.restore,
             "done": done,
             "strength": self.strength(number, restorer),
+            "score": round(face.found.score, 2),
             "box": [x0 / self.width, y0 / self.height, (x1 - x0) / self.width, (y1 - y0) / self.height],
         }
         if number in result.numbers:

@@ -47,6 +47,8 @@ class Session:
         self.photos: dict[int, PagePhoto] = {}
         self.current: int | None = None
         self.messages: list[str] = []
+        self.least_score = 0.0
+        """Faces that the detector is less sure of are not ticked at first."""
         self._count = 0
 
     def add(self, paths: Iterable[str | Path]) -> Iterator[int]:
@@ -77,6 +79,8 @@ class Session:
             return
         if not photo.faces:
             self.messages.append(f"{source.name}: no face found")
+        for face in photo.faces:
+            face.restore = face.found.score >= self.least_score
         self.photos[number] = photo
         if self.current is None:
             self.current = number
@@ -160,6 +164,14 @@ class Session:
             for photo in self.photos.values():
                 for face in photo.faces:
                     face.strength = strength
+
+    def set_least_score(self, score: float) -> None:
+        """Tick the faces that the detector is at least so sure of, 0 to 1, and no others; so with photos to come."""
+        with self.lock:
+            self.least_score = score
+            for photo in self.photos.values():
+                for face in photo.faces:
+                    face.restore = face.found.score >= score
 
     def download(self, settings: Settings, only: int | None = None) -> Path:
         """Write results in full size: one photo, or a zip of all with report.json and report.csv.

@@ -90,6 +90,7 @@ function drawFaces(faces) {
     card.classList.toggle("out", !face.restore);
     card.querySelector(".tick input").checked = face.restore;
     card.querySelector(".name").textContent = `Face ${face.number}`;
+    card.querySelector(".name").title = `The detector is ${Math.round(100 * face.score)} % sure of it.`;
     card.querySelector(".was").src = face.before;
     const after = card.querySelector(".is");
     after.hidden = !face.after;
