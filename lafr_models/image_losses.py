@@ -41,13 +41,14 @@ class ImageLosses(nn.Module):
         if not self.terms:
             raise ValueError("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
 
-    def forward(self, pred: Tensor, target: Tensor, part: bool = False) -> dict[str, Tensor]:
+    def forward(self, pred: Tensor, target: Tensor, whole_face: bool | None = None) -> dict[str, Tensor]:
         """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name.
 
-        ``part``: the images show parts of faces; losses that only make sense on a whole one are left out.
+        ``whole_face``: True for those losses alone that only make sense on a whole face, False for the others, None
+        for all.
         """
-        terms = {name: term for name, term in self.terms.items() if not part or name not in self.whole_face}
-        return {f"l_{name}": term(pred, target) for name, term in terms.items()}
+        chosen = [name for name in self.terms if whole_face in (None, name in self.whole_face)]
+        return {f"l_{name}": self.terms[name](pred, target) for name in chosen}
 
     @property
     def whole_face(self) -> list[str]:

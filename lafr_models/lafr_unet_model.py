@@ -32,8 +32,9 @@ class LAFRUNetModel(ImageTrainingModel):
     distance between the restored latent and that of ``gt`` (0 by default; costs no decoding). ``decode_crop``: side,
     in latent positions, of the random part that is decoded for the image losses; the whole face by default. The
     decoder is more than half of the work, so a crop of half the side takes less than half the time. ``decode_focus``:
-    share of these parts that are centred on an eye or a corner of the mouth, for all losses (0). Losses that look at a
-    whole face need all of it: they count in every ``whole_face_every``-th step, which decodes whole faces (0: never).
+    share of these parts that are centred on an eye or a corner of the mouth (0). Losses that look at a whole face need
+    all of it: they count in every ``whole_face_every``-th step, which decodes whole faces (0: never); the other losses
+    see a part in these steps, too.
 
     At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``.
     """
@@ -65,10 +66,7 @@ class LAFRUNetModel(ImageTrainingModel):
             latent, maps = self.bare_g.encode_with_maps(data["lq"])
         latent = self.net_g(data["lq"], output="restored", latent=latent)
         latent_losses = self.latent_losses(latent, data)
-        whole = self.whole_face_every > 0 and current_iter % self.whole_face_every == 0
-        side = None if whole else self.decode_crop
-        self.output, self.target = self._decode(latent, maps, data["gt"], side)
-        image_losses = self.image_losses(self.output, self.target, part=side is not None)
+        image_losses = self._decode(latent, maps, data["gt"], current_iter)
         return {**self.with_adversarial(image_losses, current_iter), **latent_losses}
 
     def latent_losses(self, latent: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
@@ -79,16 +77,24 @@ class LAFRUNetModel(ImageTrainingModel):
             target = self.bare_g.encode(data["gt"])
         return {"l_latent": self.latent_weight * F.l1_loss(latent, target)}
 
-    def _decode(self, latent: Tensor, maps: list[Tensor], gt: Tensor, side: int | None) -> tuple[Tensor, Tensor]:
-        """Decode the latent, or a random crop of it; return images and the part of ``gt`` they show."""
-        corner = random_corner(latent, side, self.decode_focus)
-        if side is None or corner is None:
-            return self.bare_g.decode(latent, maps), gt
-        image = self.bare_g.decode(cut(latent, latent, corner, side), [cut(x, latent, corner, side) for x in maps])
-        shown = cut(gt, latent, corner, side)
-        margin = _MARGIN * shown.shape[-1] // side
-        inner = slice(margin, -margin)
-        return image[..., inner, inner], shown[..., inner, inner]
+    def _decode(self, latent: Tensor, maps: list[Tensor], gt: Tensor, current_iter: int) -> dict[str, Tensor]:
+        """Decode the latent, or a random part of it, into ``output`` and ``target``; return its losses."""
+        corner = random_corner(latent, self.decode_crop, self.decode_focus)
+        if self.decode_crop is None or corner is None:
+            self.output, self.target = self.bare_g.decode(latent, maps), gt
+            return self.image_losses(self.output, self.target)
+        side = self.decode_crop
+        whole: dict[str, Tensor] = {}
+        if self.whole_face_every > 0 and current_iter % self.whole_face_every == 0:
+            face = self.bare_g.decode(latent, maps)
+            whole = self.image_losses(face, gt, whole_face=True)
+            image = cut(face, latent, corner, side)
+        else:
+            image = self.bare_g.decode(cut(latent, latent, corner, side), [cut(x, latent, corner, side) for x in maps])
+        margin = _MARGIN * image.shape[-1] // side
+        inner = (..., slice(margin, -margin), slice(margin, -margin))
+        self.output, self.target = image[inner], cut(gt, latent, corner, side)[inner]
+        return {**self.image_losses(self.output, self.target, whole_face=False), **whole}
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.bare_g(lq).clamp(0, 1)
