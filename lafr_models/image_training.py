@@ -112,7 +112,8 @@ def random_corner(latent: Tensor, side: int | None, focus: float = 0.0) -> tuple
         left = round(x * width - side * (0.5 + 0.5 * float(spread[0])))
         top = round(y * height - side * (0.5 + 0.5 * float(spread[1])))
         return min(max(top, 0), height - side), min(max(left, 0), width - side)
-    top, left = (int(torch.randint(size - side + 1, ())) for size in (height, width))
+    # Drawn from beyond the border by a position, so that squares at the border, whose edge counts, are no rarity.
+    top, left = (int(torch.randint(-1, size - side + 2, ()).clamp(0, size - side)) for size in (height, width))
     return top, left
 
 

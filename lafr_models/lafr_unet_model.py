@@ -17,8 +17,13 @@ from lafr_models.image_training import ImageTrainingModel, cut, random_corner
 from lafr_models.training import log_sizes
 
 # Latent positions at the edge of a decoded crop whose pixels are left out of the losses: the decoder lacks what is
-# around them.
+# around them, except at the edge of the face itself.
 _MARGIN = 1
+
+
+def _inner(start: int, side: int, size: int, scale: int) -> slice:
+    """What counts of a crop of ``side`` latent positions at ``start`` of ``size``, in pixels, ``scale`` a position."""
+    return slice(scale * _MARGIN if start > 0 else 0, scale * (side - (_MARGIN if start + side < size else 0)))
 
 
 @MODEL_REGISTRY.register()
@@ -91,9 +96,9 @@ class LAFRUNetModel(ImageTrainingModel):
             image = cut(face, latent, corner, side)
         else:
             image = self.bare_g.decode(cut(latent, latent, corner, side), [cut(x, latent, corner, side) for x in maps])
-        margin = _MARGIN * image.shape[-1] // side
-        inner = (..., slice(margin, -margin), slice(margin, -margin))
-        self.output, self.target = image[inner], cut(gt, latent, corner, side)[inner]
+        scale, (rows, columns) = image.shape[-1] // side, latent.shape[-2:]
+        pixels = (..., _inner(corner[0], side, rows, scale), _inner(corner[1], side, columns, scale))
+        self.output, self.target = image[pixels], cut(gt, latent, corner, side)[pixels]
         return {**self.image_losses(self.output, self.target, whole_face=False), **whole}
 
     def restore(self, lq: Tensor) -> Tensor:
