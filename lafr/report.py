@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
-import time
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lafr import __version__
 from lafr.composing import LEFT, Composer
 from lafr.results import RestoredPhoto
-from lafr_base.files import csv_cell, read_json, write_json, write_text
+from lafr_base.files import changed, csv_cell
 
 if TYPE_CHECKING:
     from lafr.identity import Calibration
@@ -27,8 +26,6 @@ COLUMNS = (
 
 VERDICTS = ("same", "changed", "eased", "left")
 """Of a face's identity: above the threshold; below it; above it after easing the weight; left as it was."""
-
-_SHARE_OF_TIME = 20  # the report is written again when 20 times as long has passed as writing it took
 
 
 def photo_entry(path: Path, result: RestoredPhoto, composer: Composer) -> dict[str, Any]:
@@ -45,13 +42,19 @@ def photo_entry(path: Path, result: RestoredPhoto, composer: Composer) -> dict[s
         result: of the restorer.
         composer: the restorer's.
     """
-    image = result.input_img
-    status = "failed" if result.error is not None else "restored" if result.restored_faces else "faceless"
     return {
         "input": str(path),
         "output": None if result.output is None else str(result.output),
-        "status": status,
+        "status": "failed" if result.error is not None else "restored" if result.restored_faces else "faceless",
         "reason": None if result.error is None else str(result.error) or type(result.error).__name__,
+        **faces_entry(result, composer),
+    }
+
+
+def faces_entry(result: RestoredPhoto, composer: Composer) -> dict[str, Any]:
+    """Return the part of `photo_entry` that only the restorer knows: ``width``, ``height`` and ``faces``."""
+    image = result.input_img
+    return {
         "width": None if image is None else image.shape[1],
         "height": None if image is None else image.shape[0],
         "faces": [] if result.error is not None else _faces(result, composer),
@@ -101,56 +104,36 @@ def verdict(figure: float, least: float, eased_to: float | None) -> str:
     return "same" if figure >= least else "changed"
 
 
-class Report:
-    """The two files in a folder of results; what they say of other photos is kept.
+def write_report(out: Path, about: Mapping[str, Any], photos: Iterable[Mapping[str, Any]]) -> None:
+    """Write both files, each whole or not at all; what they are to say already stays untouched.
+
+    Photos are taken one by one, so that memory does not grow with their number.
 
     Args:
         out: the folder of results.
         about: what else report.json says of the run: the model, the identity's threshold.
+        photos: as `photo_entry` gives them.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
-
-    def __init__(self, out: Path, about: Mapping[str, Any]) -> None:
-        self._out = out
-        self._about = dict(about)
-        self._written = read_json(out / JSON_NAME)
-        known = self._written.get("photos")
-        self._photos: dict[str, dict[str, Any]] = {}
-        if isinstance(known, list):
-            self._photos = {p["input"]: p for p in known if isinstance(p, dict) and isinstance(p.get("input"), str)}
-        self._next = 0.0
-
-    def note(self, entry: dict[str, Any]) -> None:
-        """Take in a photo; now and then, the files are written."""
-        self._photos[entry["input"]] = entry
-        start = time.monotonic()
-        if start >= self._next:
-            self.write()
-            self._next = time.monotonic() + _SHARE_OF_TIME * (time.monotonic() - start)
-
-    def write(self) -> None:
-        """Write both files, each whole or not at all.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        photos = list(self._photos.values())
-        everything = {"lafr": __version__, **self._about, "photos": photos}
-        if everything == self._written:
-            return
-        write_json(self._out / JSON_NAME, everything)
-        write_text(self._out / CSV_NAME, to_csv(photos))
-        self._written = everything
+    head = json.dumps({"lafr": __version__, **about}, indent=1, allow_nan=False)[:-2]
+    with (
+        changed(out / JSON_NAME) as json_part,
+        changed(out / CSV_NAME) as csv_part,
+        json_part.open("w", encoding="ascii") as file,
+        csv_part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as table,  # names may be no text
+    ):
+        writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        file.write(f'{head},\n "photos": [')
+        for index, photo in enumerate(photos):
+            file.write(f"{',' if index else ''}\n  {json.dumps(photo, allow_nan=False)}")
+            writer.writerows(_rows(photo))
+        file.write("\n ]\n}\n")
 
 
-def to_csv(photos: list[dict[str, Any]]) -> str:
-    """Return report.csv of photos as `photo_entry` gives them."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for photo in photos:
-        for face in photo.get("faces") or [{}]:
-            box = dict(zip(("x0", "y0", "x1", "y1"), face.get("box") or (), strict=False))
-            writer.writerow(
-                {key: csv_cell(value) for key, value in {**photo, **face, **box}.items() if value is not None}
-            )
-    return stream.getvalue()
+def _rows(photo: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for face in photo.get("faces") or [{}]:
+        box = dict(zip(("x0", "y0", "x1", "y1"), face.get("box") or (), strict=False))
+        yield {key: csv_cell(value) for key, value in {**photo, **face, **box}.items() if value is not None}

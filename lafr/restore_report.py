@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections import Counter
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
-from lafr.report import Report, photo_entry
+from lafr.report import write_report
 from lafr.results import RestoredPhoto
+from lafr.scale.entries import read_entries
 from lafr.scale.manifest import FAILED, KEPT, Record
 from lafr_base.files import shown
-from lafr_base.images import ImageError
 
 if TYPE_CHECKING:
     from lafr.composing import Composer
     from lafr.demo import Sample
     from lafr.scale.work import Job
     from lafr_base.images.listing import LeftOut
+
+_SHARE_OF_TIME = 20  # the report is written again when 20 times as long has passed as writing it took
 
 
 class RestoreReport:
@@ -35,12 +37,7 @@ class RestoreReport:
 
     def __init__(self, args: argparse.Namespace, job: Job, samples: dict[str, Sample], composer: Composer) -> None:
         self._args, self._job, self._samples, self._composer = args, job, samples, composer
-        about = {
-            "model": args.model,
-            "keep_identity": args.keep_identity,
-            "identity_threshold": composer.least_identity,
-        }
-        self._report = Report(args.output, about)
+        self._next = 0.0
         self._unchosen: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self.progress: tqdm[NoReturn] | None = None
@@ -54,9 +51,6 @@ class RestoreReport:
             return
         if record.status in (FAILED, KEPT):
             counts[record.status] += 1
-            if record.status == FAILED and record.seconds is None:  # it did not come to the restorer
-                result = RestoredPhoto(self._composer.upscale, 0, error=ImageError(record.reason or ""))
-                self._report.note(photo_entry(Path(path), result, self._composer))
             self._say(record.reason or path)
         else:
             counts["photos"] += 1
@@ -78,8 +72,11 @@ class RestoreReport:
             self.progress.update()
 
     def note(self, key: str, result: RestoredPhoto) -> None:
-        """Take in what the restorer made of a photo; write a sample beside its original."""
-        self._report.note(photo_entry(self._job.photos.path(key), result, self._composer))
+        """Take in what the restorer made of a photo; write a sample beside its original, now and then the report."""
+        start = time.monotonic()
+        if start >= self._next:
+            self.write()
+            self._next = time.monotonic() + _SHARE_OF_TIME * (time.monotonic() - start)
         if result.error is not None:
             return
         self._counts["changed"] += sum(figure < self._composer.least_identity for figure in result.identities)
@@ -96,7 +93,7 @@ class RestoreReport:
         Raises:
             OSError: the folder cannot be written.
         """
-        self._report.write()
+        write_run_report(self._args, self._job)
 
     def end(self) -> int:
         """Sum up; return the exit status."""
@@ -119,6 +116,23 @@ class RestoreReport:
             print(line, file=file or sys.stderr)
         else:
             self.progress.write(line, file=file or sys.stderr)
+
+
+def write_run_report(args: argparse.Namespace, job: Job) -> None:
+    """Write report.json and report.csv of all that was ever restored into the folder of results.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from lafr.identity import Calibration
+
+    least: float | None = args.identity_threshold
+    about: dict[str, Any] = {
+        "model": args.model,
+        "keep_identity": args.keep_identity,
+        "identity_threshold": Calibration.load().threshold if least is None else least,
+    }
+    write_report(job.files.out, about, read_entries(job.files.out, job.photos))
 
 
 def say_left_out(left_out: LeftOut) -> None:

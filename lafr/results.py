@@ -172,13 +172,10 @@ class ResultFolder:
     def _put(self, path: Path, image: np.ndarray, **options: Any) -> Path:
         return write_image(path, image, unfinished=self.unfinished, **options)
 
-    def exists(self, name: str) -> bool:
-        """Whether the last file of a photo is there, and with it all others."""
-        return any(os.path.isfile(path) for path in self._last(name))
-
-    def written(self, name: str) -> int:
-        """Return when the last file of a photo was written, in nanoseconds; 0 where it is not there."""
-        return max((path.stat().st_mtime_ns for path in self._last(name) if path.is_file()), default=0)
+    def last(self, name: str) -> Path | None:
+        """Return the last file of a photo, the newest of several; None where it is not there, or not all others."""
+        files = (path for path in self._last(name) if path.is_file())
+        return max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def remove(self, name: str) -> None:
         """Remove the results of a photo, the last file first, so that no rest is taken for the whole.
@@ -199,6 +196,10 @@ class ResultFolder:
             return [self._face_path("restored_faces", name, 0)]
         suffixes = OUTPUT_SUFFIXES if self.ext == "auto" else (f".{self.ext}",)
         return [self.out / "restored_imgs" / f"{name}{self._tail}{suffix}" for suffix in suffixes]
+
+    def relative(self, path: Path) -> str:
+        """Return a result's path below the folder, with forward slashes."""
+        return path.relative_to(self.out).as_posix()
 
     def count_faces(self, name: str) -> int | None:
         """Return how many faces of a photo have files, 100 at most; None where no files of faces are written."""

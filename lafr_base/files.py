@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -107,6 +108,19 @@ def whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the disk that refused the file may refuse this
             part.unlink()
         raise
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[Path]:
+    """Write a file as `whole` does, but leave it untouched where it holds the same already."""
+    with contextlib.suppress(_SameError), whole(path) as part:
+        yield part
+        if path.is_file() and filecmp.cmp(part, path, shallow=False):
+            raise _SameError
+
+
+class _SameError(Exception):
+    """What was written is there."""
 
 
 def share(folder: Path) -> None:

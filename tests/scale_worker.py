@@ -34,6 +34,7 @@ class Negative:
     """Turns aligned faces into their negatives, three at a time; like `LAFRer` it reads ahead and keeps errors."""
 
     threads = 2
+    composer = Composer(1)
 
     def enhance_many(self, images: Iterable[Path], **_: Any) -> Iterator[RestoredPhoto]:
         stream = iter(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 
 from lafr.choice import FaceChoice
+from lafr.cli import main
+from lafr.commands import batch as batch_command
 from lafr.commands import restore
 from lafr.identity import Calibration
-from lafr.report import COLUMNS, Report, photo_entry, to_csv, verdict
+from lafr.report import COLUMNS, photo_entry, verdict, write_report
 from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto
+from lafr.scale.entries import read_entries
+from lafr.scale.manifest import BEGUN, FAILED, RESTORED, Manifest, Record
+from lafr.scale.photos import Photos
 from test_lafr_choice import watched
 from test_lafr_restorer import found, photo
 
@@ -75,7 +81,8 @@ def test_csv_has_a_line_a_face_and_no_formulas(tmp_path: Path):
         {"input": "=1+1.png", "status": "restored", "faces": [{"face": 0, "box": [1, 2, 3, 4]}, {"face": 1}]},
         {"input": 'b,"c".png', "status": "failed", "reason": "damaged\nfile", "faces": []},
     ]
-    rows = list(csv.DictReader(to_csv(photos).splitlines(keepends=True)))
+    write_report(tmp_path, {}, photos)
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines(keepends=True)))
     assert tuple(rows[0]) == COLUMNS
     assert [row["face"] for row in rows] == ["0", "1", ""]
     assert rows[0]["input"] == "'=1+1.png"
@@ -83,20 +90,16 @@ def test_csv_has_a_line_a_face_and_no_formulas(tmp_path: Path):
     assert (rows[2]["input"], rows[2]["reason"]) == ('b,"c".png', "damaged\nfile")
 
 
-def test_what_is_known_of_other_photos_is_kept(tmp_path: Path):
-    Report(tmp_path, {"model": "mini"}).note({"input": "a.png", "faces": []})
-    before = (tmp_path / "report.json").stat().st_mtime_ns
-    Report(tmp_path, {"model": "mini"}).write()
-    assert (tmp_path / "report.json").stat().st_mtime_ns == before, "nothing new, nothing written"
-    again = Report(tmp_path, {"model": "gfpgan"})
-    again.note({"input": "b.png", "faces": []})
-    again.write()
-    stored = json.loads((tmp_path / "report.json").read_text())
-    assert [entry["input"] for entry in stored["photos"]] == ["a.png", "b.png"]
-    assert stored["model"] == "gfpgan"
-    (tmp_path / "report.json").write_text("{damaged")
-    Report(tmp_path, {}).note({"input": "c.png", "faces": []})
-    assert len(json.loads((tmp_path / "report.json").read_text())["photos"]) == 1
+def test_the_report_is_written_where_something_is_new(tmp_path: Path):
+    write_report(tmp_path, {"model": "mini"}, [{"input": "a.png", "faces": []}])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write_report(tmp_path, {"model": "mini"}, iter([{"input": "a.png", "faces": []}]))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_report(tmp_path, {}, [{"input": "a.png", "faces": [{"identity": float("nan")}]}])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before, "whole, or as it was"
+    write_report(tmp_path, {}, [])
+    assert set(json.loads((tmp_path / "report.json").read_text())) == {"lafr", "photos"}
 
 
 def run(*arguments: str) -> int:
@@ -128,9 +131,15 @@ def test_the_command_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert photos["a.png"]["output"] == str(tmp_path / "out/restored_imgs/a.png")
     assert Path(photos["b.png"]["output"]).is_file()
     assert len((tmp_path / "out/report.csv").read_text().splitlines()) == 5
+    (tmp_path / "out/report.json").write_text("{damaged")
+    (folder / "b.png").rename(tmp_path / "b.png")
+    assert run("-i", str(folder), "-o", str(tmp_path / "out"), "-w", "0", "--faces", "0") == 1
+    again = json.loads((tmp_path / "out/report.json").read_text())
+    assert again["identity_threshold"] == Calibration.load().threshold
+    assert again["photos"] == list(photos.values()), "what is known of other photos is kept"
     assert run("-i", str(folder / "a.png"), "-o", str(tmp_path / "out"), "--faces", "7", "--overwrite") == 1
     assert "none of 2 faces was chosen" in capsys.readouterr().err
-    like = str(folder / "b.png")
+    like = str(tmp_path / "b.png")
     assert run("-i", str(folder / "a.png"), "-o", str(tmp_path / "out"), "--like", like, "--overwrite") == 2
     assert "no face was found to compare" in capsys.readouterr().err
 
@@ -151,3 +160,62 @@ def test_a_photo_without_identity_has_no_verdict(tmp_path: Path):
     (entry,) = entries(network, tmp_path / "a.png")
     assert "identity" not in entry["faces"][0]
     assert isinstance(RestoredPhoto(1, 8).identities, list)
+
+
+def batch(*arguments: object) -> int:
+    return main(["batch", *map(str, arguments), "--upscale", "1", "--weight", "0"])
+
+
+def test_lafr_batch_writes_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: LAFRer):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for command in (restore, batch_command):
+        monkeypatch.setattr(command, "build_restorer", lambda args: measured)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for index in range(5):
+        cv2.imwrite(str(folder / f"{index}.png"), photo(index))
+    (folder / "bad.png").write_bytes(b"nothing")
+    run("-i", str(folder), "-o", str(tmp_path / "plain"), "-w", "0", "-s", "1")
+    expected = {p["input"]: p for p in json.loads((tmp_path / "plain/report.json").read_text())["photos"]}
+    with Manifest(out, "rank-00001-of-00002"):
+        batch(folder, "-o", out, "--rank", 0, "--world_size", 2)
+        assert not (out / "report.json").exists(), "the other process ends later, and writes it"
+    batch(folder, "-o", out, "--rank", 1, "--world_size", 2)
+    stored = json.loads((out / "report.json").read_text())
+    assert {p["input"]: {**p, "output": None} for p in stored["photos"]} == {
+        path: {**p, "output": None} for path, p in expected.items()
+    }
+    assert all(p["output"] == f"{out}/restored_imgs/{Path(p['input']).name}.png" for p in stored["photos"][:5])
+    assert stored["model"] == "mini"
+    assert len((out / "report.csv").read_text().splitlines()) == 1 + 5 * 2 + 1
+
+
+def test_the_report_outlives_kills_and_repetitions(tmp_path: Path):
+    """Of several lines the newest counts; of a photo whose line a kill prevented, what it was begun with is known."""
+    seen = {"width": 3, "height": 2, "faces": [{"face": 0, "restored": True}]}
+    begun = Record("a.png", BEGUN, digest="d", options="o", report=seen)
+    done = Record("a.png", RESTORED, 1, digest="d", options="o", output="restored_imgs/a.png.png", at=2)
+    with Manifest(tmp_path, "rank-00000-of-00002") as killed:
+        killed.append(begun)
+        killed.append(Record("b.png", FAILED, reason="unreadable"))
+        killed.append(Record("begun only.png", BEGUN, report=seen))
+    with killed.path.open("ab") as file:
+        file.write(done.to_line()[:30])
+    with Manifest(tmp_path, "rank-00000-of-00003") as later:
+        later.append(Record("b.png", FAILED, reason="still unreadable"))
+        later.append(replace(done, recovered=True))
+        later.append(replace(done, faces=7, at=1))
+    photos = Photos(tmp_path)
+    failed, restored = read_entries(tmp_path, photos)
+    assert (failed["input"], failed["reason"]) == (str(tmp_path / "b.png"), "still unreadable")
+    assert restored == {
+        "input": str(tmp_path / "a.png"),
+        "output": str(tmp_path / "restored_imgs/a.png.png"),
+        "status": "restored",
+        "reason": None,
+        **seen,
+    }
+    with Manifest(tmp_path, "rank-00000-of-00003") as later:
+        later.append(replace(done, options="other", at=3))
+    assert [entry["faces"] for entry in read_entries(tmp_path, photos)] == [[], []], "begun with other options"

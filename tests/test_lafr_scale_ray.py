@@ -27,10 +27,12 @@ def make_job(source: Path, out: Path, deaths: Path) -> Job:
     """A job whose restorer kills its process at the 20th photo, `DEATHS` times in all; pickled by value."""
 
     def build() -> Any:
+        from lafr.composing import Composer
         from lafr_base.images import read_image
 
         class Mortal:
             threads = 2
+            composer = Composer(1)
 
             def enhance_many(self, images: Iterable[Path], **_: Any) -> Iterator[RestoredPhoto]:
                 for index, path in enumerate(images):

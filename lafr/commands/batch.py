@@ -1,10 +1,10 @@
 """Restore the photos of a folder, or of a list, by one process or many; millions of them.
 
 Results: restored_imgs/PHOTO.EXT (whole photos) and what --save names, where PHOTO is the photo's path below INPUT with
-its suffix: a/x.png and a/x.jpg have results of their own. manifest/*.jsonl has a line for each photo, run.json the
-options. Whatever was killed, the same command goes on: it does no photo twice and leaves none out. A photo that has
-changed since is named, and done again with --overwrite. The number of processes may change. docs/scale.md has more, for
-clusters too.
+its suffix: a/x.png and a/x.jpg have results of their own. report.json and report.csv, by the process that ends last,
+list every face found, and its identity. manifest/*.jsonl has a line for each photo, run.json the options. Whatever was
+killed, the same command goes on: it does no photo twice and leaves none out. A photo that has changed since is named,
+and done again with --overwrite. The number of processes may change. docs/scale.md has more, for clusters too.
 
   lafr batch photos -o results
   torchrun --nproc_per_node 8 -m lafr.cli batch photos -o results      each process takes a share, and a GPU
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from lafr.commands.restore import add_overwrite, add_result_arguments, build_restorer, result_options
 from lafr.face_options import face_options
-from lafr.restore_report import say_left_out
+from lafr.restore_report import say_left_out, write_run_report
 from lafr_base.files import shown
 from lafr_base.weights import WeightsError
 
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         if args.status:
             return _status(args, job)
         ledger = _work(args, job, rank, world)
+        if len(ledger):
+            _report(args, job)
     except (ImageError, ValueError, OSError, ImportError, WeightsError) as error:
         return _stop(str(error))
     except KeyboardInterrupt:
@@ -157,6 +159,14 @@ def _work(args: argparse.Namespace, job: Job, rank: int, world: int) -> Ledger:
     except ImportError as error:
         raise ImportError(f"--engine ray needs Ray Data ({error}); pip install 'lafr[scale]'") from error
     return run_ray(job, args.workers, args.retry_failed)
+
+
+def _report(args: argparse.Namespace, job: Job) -> None:
+    """Write the report, unless another process is at work, which then does."""
+    from lafr.scale.manifest import is_written
+
+    if args.engine == "ray" or not is_written(job.files.out):  # Ray's actors outlive their work
+        write_run_report(args, job)
 
 
 def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> Restorer:

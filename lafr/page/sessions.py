@@ -13,7 +13,7 @@ from typing import Any
 
 from lafr.page.models import Models
 from lafr.page.photos import PagePhoto, Settings, open_photo
-from lafr.report import CSV_NAME, JSON_NAME, Report, photo_entry
+from lafr.report import CSV_NAME, JSON_NAME, photo_entry, write_report
 from lafr.results import ResultFolder, output_names
 
 
@@ -188,15 +188,15 @@ class Session:
             files = ResultFolder(out, face_folders=())
             restorer = self._models.get(settings.model)
             about = {"model": settings.model, "keep_identity": settings.keep_identity}
-            report = Report(out, about | {"identity_threshold": restorer.composer.least_identity})
+            entries = []
             names = output_names([Path(f"{number}/{photo.name}") for number, photo in chosen.items()])
             for photo, name in zip(chosen.values(), names.values(), strict=True):
                 result = photo.compose(restorer, settings, settings.upscale)
                 files.write(Path(photo.name), name, result)
                 written = result.output
                 result.output = None if written is None else written.relative_to(out)
-                report.note(photo_entry(Path(photo.name), result, restorer.composer))
-            report.write()
+                entries.append(photo_entry(Path(photo.name), result, restorer.composer))
+            write_report(out, about | {"identity_threshold": restorer.composer.least_identity}, entries)
             if only is not None:
                 assert written is not None
                 return written

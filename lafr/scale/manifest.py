@@ -8,7 +8,8 @@ A line has ``photo`` (its key), ``status`` (restored, faceless or failed), ``fac
 line before, ``reason`` of a failure, ``damage`` of a photo that was restored in part, and ``recovered`` where the files
 were found and only the line was missing. What a result was made from, and how, is in ``size``, ``time``, ``digest`` and
 ``options``; what the last stands for, in a line of its own. Before a photo's files are written, a line with the status
-``begun`` says the same, so that files without a line are known again. A process that is killed while it writes leaves
+``begun`` says the same, so that files without a line are known again, and what the report is to say of the photo's
+faces (``report``); the line says where its last file is (``output``). A process that is killed while it writes leaves
 the beginning of a line, which is no JSON and is passed over.
 """
 
@@ -55,7 +56,12 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "damage": str,
     "at": (int, float),
     "source": str,
+    "output": str,
+    "report": dict,
 }
+
+_LOCK_SECONDS = 1
+"""How long a manifest's lock is waited for: others hold it for a moment, to see whether its process runs."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Record:
         damage: see `lafr_base.images.Photo`.
         at: seconds since 1970 when the line was made.
         source: the photo's file, where `photo` does not say it.
+        output: its last file, below the folder of results.
+        report: see `lafr.report.faces_entry`; of a photo that is begun.
     """
 
     photo: str
@@ -91,6 +99,8 @@ class Record:
     damage: str | None = None
     at: float | None = None
     source: str | None = None
+    output: str | None = None
+    report: dict[str, Any] | None = None
 
     def to_line(self) -> bytes:
         """Return the line; fields without a value are left out."""
@@ -145,7 +155,8 @@ class Manifest:
         self.path = folder / "manifest" / f"{name}.jsonl"
         self.unfinished = folder / UNFINISHED / name
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)  # the system frees it when the process dies
+        # The system frees it when the process dies.
+        self._lock = FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_SECONDS)
         try:
             self._lock.acquire()
         except Timeout:
@@ -210,6 +221,17 @@ def _remove_unfinished_of_the_dead(folder: Path) -> None:
             lock = FileLock(folder / "manifest" / f"{left.name}.lock", timeout=0)
             with contextlib.suppress(Timeout, NotImplementedError), lock:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a process writes a manifest in a folder of results."""
+    for path in (folder / "manifest").glob("*.lock"):
+        try:
+            with contextlib.suppress(NotImplementedError), FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return True
+    return False
 
 
 def options_name(options: Mapping[str, Any]) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from lafr.report import faces_entry
 from lafr.results import RestoredPhoto, ResultFolder, write_behind
 from lafr.scale.ledger import Ledger, Verdict
 from lafr.scale.manifest import (
@@ -28,6 +29,9 @@ from lafr.scale.manifest import (
 from lafr.scale.photos import Photos
 from lafr_base.files import file_digest, shown
 from lafr_base.images import DiskError, ImageError
+
+if TYPE_CHECKING:
+    from lafr.composing import Composer
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,10 @@ class Restorer(Protocol):
 
     threads: int
     """Results to write at once."""
+
+    @property
+    def composer(self) -> Composer:
+        """What made faces and photos of the network's outputs: the report names its threshold."""
 
     @property
     def enhance_many(self) -> Callable[..., Iterator[RestoredPhoto]]:
@@ -164,10 +172,12 @@ class Worker:
     def _write(self, key: str, seen: Record, result: RestoredPhoto) -> None:
         name = self.job.name(key)
         digest = result.photo.digest if result.photo is not None else None
-        if self.job.files.exists(name):  # of another photo, or with other options; from here on taken for this one's
+        if self.job.files.last(name) is not None:  # of something else; from here on taken for this photo's
             self.job.files.remove(name)
         try:
-            self._begin(replace(seen, status=BEGUN, digest=digest))
+            assert self._restorer is not None
+            report = faces_entry(result, self._restorer.composer)
+            self._begin(replace(seen, status=BEGUN, digest=digest, report=report))
         except OSError as error:
             raise DiskError(f"{shown(key)}: its line cannot be written ({error.strerror or error})") from error
         self.job.files.write(self.job.photos.path(key), name, result)
@@ -193,6 +203,7 @@ class Worker:
             status=RESTORED if faces else FACELESS,
             faces=faces,
             digest=None if photo is None else photo.digest,
+            output=None if result.output is None else self.job.files.relative(result.output),
             damage=None if photo is None else photo.damage,
         )
 
@@ -203,35 +214,34 @@ def plan(job: Job, ledger: Ledger, key: str) -> tuple[bool, Record | None]:
     Returns:
         True and what its file looks like; or False and what is to be said of it, None where that was said before.
     """
+    path, name = job.photos.path(key), job.name(key)
+    unseen = Record(name, BEGUN, source=None if job.names is None else str(path))
     if key == ".." or key.startswith("../"):
         reason = f"{shown(key)}: the photo is not below {shown(job.photos.root)}; see --root"
-        return False, None if key in ledger else Record(job.name(key), FAILED, reason=reason)
-    path, name = job.photos.path(key), job.name(key)
+        return False, None if key in ledger else replace(unseen, status=FAILED, reason=reason)
     try:
         if key.endswith("/") or path.is_dir():
             raise ImageError(f"{shown(path)}: a folder; name its photos one by one")
         status = path.stat()
-        seen = Record(
-            name,
-            BEGUN,
-            size=status.st_size,
-            time=status.st_mtime_ns,
-            options=options_name(job.made_with),
-            source=None if job.names is None else str(path),
-        )
-        verdict = ledger.judge(seen, job.files.exists(name), lambda: file_digest(path))
-        if verdict is Verdict.UNKNOWN and job.alone and job.files.written(name) >= status.st_mtime_ns:
+        options = options_name(job.made_with)
+        seen = replace(unseen, size=status.st_size, time=status.st_mtime_ns, options=options)
+        last = job.files.last(name)
+        verdict = ledger.judge(seen, last is not None, lambda: file_digest(path))
+        if verdict is Verdict.UNKNOWN and job.alone and last and last.stat().st_mtime_ns >= status.st_mtime_ns:
             verdict = Verdict.RECOVERED
         if job.afresh or verdict is Verdict.TODO or (job.overwrite and verdict in (Verdict.DIFFERENT, Verdict.UNKNOWN)):
             return True, seen
-        if verdict is Verdict.RECOVERED:
+        if verdict is Verdict.RECOVERED and last is not None:
             faces = job.files.count_faces(name)
             found = FACELESS if faces == 0 else RESTORED
-            return False, replace(seen, status=found, faces=faces, recovered=True, digest=file_digest(path))
+            output = job.files.relative(last)
+            made = replace(seen, status=found, faces=faces, digest=file_digest(path), output=output)
+            return False, replace(made, recovered=True)
     except FileNotFoundError:  # reading it says so, and whether it was a link
-        return (False, None) if name in ledger else (True, Record(name, BEGUN))
+        return (False, None) if name in ledger else (True, unseen)
     except (OSError, ValueError) as error:
-        return False, None if name in ledger else Record(name, FAILED, 0, reason=_named(job, key, error))
+        failed = replace(unseen, status=FAILED, faces=0, reason=_named(job, key, error))
+        return False, None if name in ledger else failed
     if verdict in (Verdict.DONE, Verdict.FAILED):
         return False, None
     if verdict is Verdict.DIFFERENT:
