@@ -165,7 +165,7 @@ def _report(args: argparse.Namespace, job: Job) -> None:
     """Write the report, unless another process is at work, which then does."""
     from lafr.scale.manifest import is_written
 
-    if args.engine == "ray" or not is_written(job.files.out):  # Ray's actors outlive their work
+    if not is_written(job.files.out):
         write_run_report(args, job)
 
 

@@ -1,7 +1,7 @@
 """What was done: lines of JSON, one a photo, appended when all its files are there; one file a process.
 
     DIR/manifest/rank-00000-of-00002.jsonl     by the process that takes share 0 of 2
-    DIR/manifest/ray-0f3c....jsonl             by a run of the Ray engine
+    DIR/manifest/ray-0f3c....jsonl             by a run of Ray; ray-0f3c...-77ab....jsonl by one of its actors
     DIR/manifest/restore.jsonl                 by `lafr restore`
 
 A line has ``photo`` (its key), ``status`` (restored, faceless or failed), ``faces``, ``seconds`` since the process's
@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -60,6 +61,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "report": dict,
 }
 
+_OF_ACTOR = re.compile(r"ray-[0-9a-f]+-[0-9a-f]+\.jsonl")
 _LOCK_SECONDS = 1
 """How long a manifest's lock is waited for: others hold it for a moment, to see whether its process runs."""
 
@@ -224,10 +226,12 @@ def _remove_unfinished_of_the_dead(folder: Path) -> None:
 
 
 def is_written(folder: Path) -> bool:
-    """Whether a process writes a manifest in a folder of results."""
-    for path in (folder / "manifest").glob("*.lock"):
+    """Whether a process writes a manifest of a folder; Ray's actors, which outlive their work, do not count."""
+    for path in (folder / "manifest").glob("*.jsonl"):
+        if _OF_ACTOR.fullmatch(path.name):
+            continue
         try:
-            with contextlib.suppress(NotImplementedError), FileLock(path, timeout=0):
+            with contextlib.suppress(NotImplementedError), FileLock(path.with_suffix(".lock"), timeout=0):
                 pass
         except Timeout:
             return True
