@@ -12,11 +12,12 @@ BasicSR's registries of the same names are needed by its training alone: ``lafr.
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
+
+from lafr_base.option_keys import did_you_mean
 
 _T = TypeVar("_T")
 
@@ -78,9 +79,9 @@ class Registry(Mapping[str, Any]):
         if name not in self._found:
             self._discover()
         if name not in self._found:
-            close = difflib.get_close_matches(str(name), self._found, 1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise UnknownNameError(f"no {self.kind} is called {name!r}; known: {', '.join(self)}{hint}")
+            raise UnknownNameError(
+                f"no {self.kind} is called {name!r}{did_you_mean(name, self._found)}; known: {', '.join(self)}"
+            )
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:

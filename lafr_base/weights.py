@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lafr_base.files import whole
+from lafr_base.option_keys import did_you_mean
 from lafr_base.weight_list import EFFICIENTNET_LITE0, FACEXLIB, PYIQA_CACHES, WEIGHTS, RemoteFile, Weight
 
 # Installed packages that carry or keep weights: by the weights' origin, the package and its folder.
@@ -74,7 +75,8 @@ def get(name: str) -> Weight:
     for weight in WEIGHTS:
         if weight.name == name:
             return weight
-    raise WeightsError(f"no weight is called {name!r}; known: {', '.join(weight.name for weight in WEIGHTS)}")
+    names = [weight.name for weight in WEIGHTS]
+    raise WeightsError(f"no weight is called {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}")
 
 
 def find(name: str) -> Path | None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F
 
 from lafr_base.option_keys import REQUIRED, Key
 from lafr_base.registry import MODEL_REGISTRY
-from lafr_models.build import build_network
-from lafr_models.training import TrainingModel
+from lafr_models.net_training import NetTrainingModel
 
 
 def point_error(points: Tensor, target: Tensor) -> Tensor:
@@ -23,7 +20,7 @@ def point_error(points: Tensor, target: Tensor) -> Tensor:
 
 
 @MODEL_REGISTRY.register()
-class FacePointModel(TrainingModel):
+class FacePointModel(NetTrainingModel):
     """Train a FacePointNet (``network_g``) on FacePointDataset.
 
     Losses: ``points_weight`` times the mean absolute error of the faces' points, in fractions of the crop's side, and
@@ -32,6 +29,7 @@ class FacePointModel(TrainingModel):
     averaged network is written to ``experiments/NAME/aligner``.
     """
 
+    FOLDER = "aligner"
     TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
         Key("points_weight", float, REQUIRED, "weight of the points' mean absolute error, in fractions of the crop"),
         Key("face_weight", float, REQUIRED, "weight of the cross-entropy of face or not"),
@@ -39,7 +37,7 @@ class FacePointModel(TrainingModel):
 
     def build(self) -> None:
         """Create the net and read the losses' weights."""
-        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        super().build()
         if self.is_train:
             self.points_weight, self.face_weight = self.option("points_weight"), self.option("face_weight")
 
@@ -56,27 +54,12 @@ class FacePointModel(TrainingModel):
         points, logits = self.bare_g(lq)
         return torch.cat([points.flatten(1), logits[:, None]], dim=1)
 
-    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Log ``nme`` and ``accuracy`` over a set, also as ``self.metric_results``; there are no pictures to save."""
-        name = dataloader.dataset.opt["name"]
+    def measure(self, dataloader: Any) -> dict[str, float]:  # noqa: ANN401
+        """``nme`` and ``accuracy`` of a set."""
         errors, correct = [], []
-        for data in dataloader:
-            self.feed_data(data)
-            self.test()
-            points, logits = self.output[:, :10].view(-1, 5, 2), self.output[:, 10]
+        for output in self.outputs(dataloader):
+            points, logits = output[:, :10].view(-1, 5, 2), output[:, 10]
             face = self.data["face"] > 0.5
             errors.append(point_error(points[face], self.data["points"][face]))
             correct.append((logits > 0) == face)
-        self.metric_results = {
-            "nme": torch.cat(errors).mean().item(),
-            "accuracy": torch.cat(correct).float().mean().item(),
-        }
-        values = ", ".join(f"{key} {value:.4f}" for key, value in self.metric_results.items())
-        get_root_logger().info(f"Validation {name}, iteration {current_iter}: {values}")
-        if tb_logger:
-            for key, value in self.metric_results.items():
-                tb_logger.add_scalar(f"metrics/{name}/{key}", value, current_iter)
-
-    def write_result(self, folder: Path) -> str:
-        self.bare_g.save_pretrained(folder / "aligner")
-        return "aligner"
+        return {"nme": torch.cat(errors).mean().item(), "accuracy": torch.cat(correct).float().mean().item()}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -16,12 +14,12 @@ from lafr_base.option_keys import REQUIRED, Key
 from lafr_base.registry import MODEL_REGISTRY
 from lafr_metrics.face_metric import separation
 from lafr_models.build import build_network
+from lafr_models.net_training import NetTrainingModel
 from lafr_models.stage_keys import NetworkKey
-from lafr_models.training import TrainingModel
 
 
 @MODEL_REGISTRY.register()
-class FaceIdentityModel(TrainingModel):
+class FaceIdentityModel(NetTrainingModel):
     """Train a FaceIdentityNet (``network_g``) on FaceIdentityDataset to say of a damaged face what ``network_teacher``
     says of the face itself.
 
@@ -33,6 +31,7 @@ class FaceIdentityModel(TrainingModel):
     to ``experiments/NAME/identity``.
     """
 
+    FOLDER = "identity"
     TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
         Key("embedding_weight", float, REQUIRED, "weight of one minus the cosine of both embeddings"),
         Key("relation_weight", float, REQUIRED, "weight of the cross-entropy of the batch: whose face is this?"),
@@ -52,7 +51,7 @@ class FaceIdentityModel(TrainingModel):
 
     def build(self) -> None:
         """Create the net and its teacher, and read the losses' weights."""
-        self.net_g = self.model_to_device(build_network(self.opt["network_g"]))
+        super().build()
         if self.is_train:
             self.teacher = build_network(self.opt["network_teacher"]).to(self.device).eval().requires_grad_(False)
             self.embedding_weight, self.relation_weight = (
@@ -84,35 +83,15 @@ class FaceIdentityModel(TrainingModel):
             "l_relation": self.relation_weight * loss_relation,
         }
 
-    def restore(self, lq: Tensor) -> Tensor:
-        """The embeddings (B, 128) of faces."""
-        return self.bare_g(lq)
-
-    @torch.no_grad()
-    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Log how pairs of a set separate, also as ``self.metric_results``; there are no pictures to save."""
-        name = dataloader.dataset.opt["name"]
+    def measure(self, dataloader: Any) -> dict[str, float]:  # noqa: ANN401
+        """How pairs of a set separate."""
         damaged, whole = [], []
-        for data in dataloader:
-            self.feed_data(data)
-            self.test()
-            damaged.append(self.output)
+        for output in self.outputs(dataloader):
+            damaged.append(output)
             self.data["lq"] = self.data["gt"]
             self.test()
             whole.append(self.output)
         cosines = torch.cat(damaged) @ torch.cat(whole).T
         same, different = cosines.diag(), cosines[~torch.eye(len(cosines), dtype=torch.bool)]
-        self.metric_results = {
-            "same": same.mean().item(),
-            "different": different.mean().item(),
-            "found": separation(same, different)[1],
-        }
-        values = ", ".join(f"{key} {value:.4f}" for key, value in self.metric_results.items())
-        get_root_logger().info(f"Validation {name}, iteration {current_iter}: {values}")
-        if tb_logger:
-            for key, value in self.metric_results.items():
-                tb_logger.add_scalar(f"metrics/{name}/{key}", value, current_iter)
-
-    def write_result(self, folder: Path) -> str:
-        self.bare_g.save_pretrained(folder / "identity")
-        return "identity"
+        found = separation(same, different)[1]
+        return {"same": same.mean().item(), "different": different.mean().item(), "found": found}

@@ -12,7 +12,7 @@ from lafr_base.face_sets import FaceSet, get_face_set
 from lafr_base.files import read_json
 from lafr_models.options import load_yaml
 from lafr_models.training_time import RECORD
-from lafr_studies.comparison.tables import digits
+from lafr_studies.comparison import tables
 
 TABLES = Path(__file__).resolve().parents[1] / "options" / "tables.yml"
 
@@ -46,10 +46,10 @@ def read_table(number: str, path: Path = TABLES) -> PaperTable:
     Raises:
         ValueError: there is no such table.
     """
-    tables = load_yaml(path)
-    if number not in tables:
-        raise ValueError(f"table {number} is none of {', '.join(tables)}; `lafr ablate` has the paper's ablations")
-    entry = tables[number]
+    known = load_yaml(path)
+    if number not in known:
+        raise ValueError(f"table {number} is none of {', '.join(known)}; `lafr ablate` has the paper's ablations")
+    entry = known[number]
     return PaperTable(
         number=number,
         title=entry["title"],
@@ -92,7 +92,7 @@ def mean_of(report: Mapping[str, Any], name: str, metric: str) -> float | None:
     column = next((c for c in report["columns"] if c["name"] == name), None)
     if column is None or metric not in report["metrics"]:
         return None
-    value = column["set"].get(metric, column["summary"].get(metric, {}).get("mean"))
+    value = tables.mean_of(column, metric)
     return value if isinstance(value, (int, float)) else None
 
 
@@ -160,18 +160,19 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The table in Markdown: methods measured here with intervals, then the paper's figures."""
     sets = ", ".join(f"{name}: {count}" for name, count in result["sets"].items())
     lines = [f"# Table {result['table']}: {result['title']}", "", f"Faces: {sets}.", ""]
-    lines += ["| Method | " + " | ".join(result["headings"]) + " |", "| --- |" + " --- |" * len(result["headings"])]
-    places = [digits(row["values"][i] for row in result["rows"]) for i in range(len(result["headings"]))]
+    rows = []
+    places = [tables.digits(row["values"][i] for row in result["rows"]) for i in range(len(result["headings"]))]
     for row in result["rows"]:
         intervals = row.get("intervals") or [None] * len(places)
         cells = [_cell(v, p, i) for v, p, i in zip(row["values"], places, intervals, strict=True)]
-        lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
+        rows.append([row["method"], *cells])
     for method, figures in result["paper"].items():
         cells = ["" if figure is None else f"{figure:g}" for figure in figures]
-        lines.append(f"| *{method}, in the paper* | " + " | ".join(cells) + " |")
+        rows.append([f"*{method}, in the paper*", *cells])
+    lines.append(tables.markdown_table(["Method", *result["headings"]], rows, numbers=False))
     if result["missing"]:
         lines += ["", "Not measured here:", ""]
-        lines += [f"- {metric}: {' '.join(text.split())}" for metric, text in result["missing"].items()]
+        lines += [f"- {metric}: {tables.one_line(text)}" for metric, text in result["missing"].items()]
     lines += ["", *(f"- {note}" for note in result["notes"])] if result["notes"] else []
     return "\n".join(lines) + "\n"
 

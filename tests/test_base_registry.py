@@ -40,7 +40,7 @@ def test_names_are_found_in_the_packages_modules(registry: Registry):
 def test_unknown_names_are_told_with_the_nearest(registry: Registry):
     assert "kit" not in registry
     assert registry.get("kit") is None
-    with pytest.raises(UnknownNameError, match=r"^no toy is called 'kit'; known: ball, kite \(did you mean kite\?\)$"):
+    with pytest.raises(UnknownNameError, match=r"^no toy is called 'kit'; did you mean `kite`\?; known: ball, kite$"):
         registry["kit"]
     with pytest.raises(ValueError, match="no toy is called ''"):
         registry.build({"size": 1})

@@ -102,25 +102,28 @@ def test_merge():
 @pytest.mark.parametrize(
     ("delta", "message"),
     [
-        ({"network_g": {"prunne": False}}, "network_g:prunne: no such key; did you mean prune?"),
+        ({"network_g": {"prunne": False}}, "network_g:prunne: no such key; did you mean `prune`?"),
         (
             {"network_g": {"alignment": {"type": "VQFRAlignment", "hidden": 8}}},
             "network_g:alignment:hidden: no such key",
         ),
         ({"network_g": {"alignment": {"type": "Nothing"}}}, "no network is called Nothing"),
-        ({"network_g": {"lora": {"ranks": 8}}}, "network_g:lora:ranks: no such key; did you mean rank?"),
+        ({"network_g": {"lora": {"ranks": 8}}}, "network_g:lora:ranks: no such key; did you mean `rank`?"),
         ({"train": {"pixel_opt": {"weight": 1}}}, "train:pixel_opt:weight: no such key"),
         ({"train": {"identity": {"type": "ArcFaceLoss"}}}, "train:identity: no such key"),
         ({"train": {"identity_opt": {"type": "Nothing"}}}, "no loss is called Nothing"),
-        ({"train": {"total_iters": 3}}, "train:total_iters: no such key; did you mean total_iter?"),
+        ({"train": {"total_iters": 3}}, "train:total_iters: no such key; did you mean `total_iter`?"),
         ({"datasets": {"train": {"n_image": 3}}}, "datasets:train:n_image: no such key"),
-        ({"network_g": {"ip_adapter": {"token": 3}}}, "network_g:ip_adapter:token: no such key; did you mean tokens?"),
+        (
+            {"network_g": {"ip_adapter": {"token": 3}}},
+            "network_g:ip_adapter:token: no such key; did you mean `tokens`?",
+        ),
         ({"network_g": {"ip_adapter": {"unet": 3}}}, "network_g:ip_adapter:unet: no such key"),
         (
             {"network_g": {"ip_adapter": {"encoder": {"type": "CLIPImageEncoder", "path": "x"}}}},
             "network_g:ip_adapter:encoder:path: no such key",
         ),
-        ({"trian": {}}, "trian: no such key; did you mean train?"),
+        ({"trian": {}}, "trian: no such key; did you mean `train`?"),
         ({"train": {"structure_opt": None}}, "train:structure_opt: `~` takes a key away, and there is none"),
     ],
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lafr_base.option_keys import did_you_mean
 from lafr_models.options import OptionError, override
 
 Options = dict[str, Any]
@@ -70,8 +70,7 @@ def _check(
         here = (*place, key)
         is_loss = place == ("train",) and key.endswith("_opt") and isinstance(value, Mapping) and "type" in value
         if key not in names and not is_loss:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(names)) or 'none'}"
+            hint = did_you_mean(key, names) or f"; known here: {', '.join(sorted(names)) or 'none'}"
             raise AblationError(f"{label}: {':'.join(here)}: no such key{hint}")
         if isinstance(value, Mapping):
             _check(value, merged[key], label, known, here)

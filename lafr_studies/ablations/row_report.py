@@ -11,7 +11,7 @@ from scipy import stats
 
 from lafr_metrics.specs import METRICS
 from lafr_studies.ablations.paper_tables import COSTS, Row, Table
-from lafr_studies.comparison.tables import digits
+from lafr_studies.comparison.tables import digits, markdown_table, one_line
 
 Measures = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """What :func:`lafr_studies.ablations.row_metrics.measure` returned, by row and seed."""
@@ -118,7 +118,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     notes = [*report["notes"], *(f"{name}: not measured: {reason}" for name, reason in report["missing"].items())]
     notes += [f"{name}: {COSTS[name]}" for name in report["metrics"] if name in COSTS]
     notes += report["failures"]
-    parts += ["## Notes", "\n".join(f"- {_line(note)}" for note in notes)] if notes else []
+    parts += ["## Notes", "\n".join(f"- {one_line(note)}" for note in notes)] if notes else []
     lines = [f"- row {row}: {text}" for row, text in report["trainings"].items()]
     metrics = [METRICS[name] for name in report["metrics"] if name in METRICS]
     lines += [f"- {spec.name}: {spec.title}, {spec.variant} ({spec.library})" for spec in metrics]
@@ -148,7 +148,7 @@ def _values(report: Mapping[str, Any]) -> str:
             figure = row["paper"].get(paper_name.get(metric))
             cells.append(text if figure is None else f"{text} ({figure:g})")
         lines.append(cells)
-    return _table(["row", *report["labels"], *_headings(report).values()], lines)
+    return markdown_table(["row", *report["labels"], *_headings(report).values()], lines, numbers=False)
 
 
 def _differences(report: Mapping[str, Any]) -> str:
@@ -168,7 +168,7 @@ def _differences(report: Mapping[str, Any]) -> str:
             cells.append(text)
         lines.append(cells)
     headings = _headings(report)
-    return _table(["row", *report["labels"], *(headings[metric] for metric in metrics)], lines)
+    return markdown_table(["row", *report["labels"], *(headings[metric] for metric in metrics)], lines, numbers=False)
 
 
 def _digits(report: Mapping[str, Any], key: str) -> dict[str, int]:
@@ -183,12 +183,3 @@ def _number(cell: Mapping[str, Any], decimals: int, sign: str = "") -> str:
         return "-"
     text = f"{cell['mean']:{sign}.{decimals}f}"
     return text if cell.get("sd") is None else f"{text} ± {cell['sd']:.{decimals}f}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -19,8 +19,14 @@ _MEMORY = ("peak_mib", "idle_mib", "gpu_mib")
 
 
 def means(report: Mapping[str, Any], metric: str) -> list[Mean]:
-    """Return a metric's mean for each column, or its value for the whole set; None where there is none."""
-    return [c["set"].get(metric, c["summary"].get(metric, {}).get("mean")) for c in report["columns"]]
+    """Return `mean_of` of each column."""
+    return [mean_of(column, metric) for column in report["columns"]]
+
+
+def mean_of(column: Mapping[str, Any], metric: str) -> Mean:
+    """Return a metric's mean in a column, or its value for the whole set; None where there is none."""
+    value: Mean = column["set"].get(metric, column["summary"].get(metric, {}).get("mean"))
+    return value
 
 
 def digits(values: Iterable[Mean]) -> int:
@@ -45,10 +51,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     if any(column.get("difference") for column in report["columns"]):
         parts += [f"## Paired differences from {report['first']}", _differences(report)]
     parts += ["## Cost", _cost(report)]
-    missing = [f"- {name}: {_line(text)}" for name, text in report["missing"].items()]
+    missing = [f"- {name}: {one_line(text)}" for name, text in report["missing"].items()]
     if missing:
         parts += ["## Metrics that are missing", "\n".join(missing)]
-    notes = [f"- {_line(note)}" for note in [*report["notes"], *faults(report)]]
+    notes = [f"- {one_line(note)}" for note in [*report["notes"], *faults(report)]]
     if notes:
         parts += ["## Notes", "\n".join(notes)]
     parts += ["## How it was measured", _protocol(report)]
@@ -107,7 +113,7 @@ def _quality(report: Mapping[str, Any]) -> str:
             text = _value(mean, decimals)
             text = f"**{text}**" if mean is not None and mean == best else text
             row.append(text + _interval(column["summary"].get(metric), decimals))
-    return _table(heads, cells)
+    return markdown_table(heads, cells)
 
 
 def best_mean(report: Mapping[str, Any], means: Sequence[Mean], better: str) -> float | None:
@@ -134,7 +140,7 @@ def _differences(report: Mapping[str, Any]) -> str:
             decimals = digits([mean])
             row.append(_value(mean, decimals, "+") + _interval(found, decimals, "+"))
         cells.append(row)
-    return _table(["method", *(about["title"] for about in metrics.values())], cells)
+    return markdown_table(["method", *(about["title"] for about in metrics.values())], cells)
 
 
 def _cost(report: Mapping[str, Any]) -> str:
@@ -163,7 +169,7 @@ def _cost(report: Mapping[str, Any]) -> str:
                 "-" if column["weight"] is None else f"{column['weight']:g}",
             ]
         )
-    return _table(heads, cells)
+    return markdown_table(heads, cells)
 
 
 def _protocol(report: Mapping[str, Any]) -> str:
@@ -187,8 +193,9 @@ def faults(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    """Return a table; with ``numbers`` all columns but the first end at the right."""
+    lines = [heads, ["---", *["---:" if numbers else "---"] * (len(heads) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -205,6 +212,6 @@ def _interval(summary: Mapping[str, Any] | None, decimals: int, sign: str = "") 
     return f" [{summary['low']:{sign}.{decimals}f}, {summary['high']:{sign}.{decimals}f}]{left_out}"
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text on one line, with nothing that Markdown would read as HTML."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
