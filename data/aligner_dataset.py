@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from lafr_base.geometry import CROP_RADII, FFHQ_POINTS, FFHQ_SIZE, Array, centre_and_radius, crop_matrix, transform
+from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
 from lafr_data.degradations import build_degradation, degrade
 from lafr_data.samplers import item_generator
-from lafr_data.sources import FaceDataset, FaceImages, OptionMap, to_tensor
+from lafr_data.sources import FaceDataset, FaceImages, to_tensor
 
 MIRROR = [1, 0, 2, 4, 3]  # the points change sides when a face is flipped
 TEXTURES = ("brick", "chelsea", "coffee", "coins", "grass", "gravel", "page", "retina", "rocket", "text")
@@ -90,7 +91,7 @@ class FacePointDataset(FaceDataset):
         self.opt = opt
         self.seed = options.integer("seed", 0, minimum=0) or 0
         self._size = options.integer("image_size", 64, minimum=16) or 64
-        self._items = options.integer("items_per_photo", 1) or 1
+        self.items_per_photo = options.integer("items_per_photo", 1)
         self._degraded_ratio = float(options.get("degraded_ratio", 0.8))
         self._face_ratio = float(options.get("face_ratio", 0.6))
         self._max_angle = float(options.get("max_angle", 35))
@@ -103,10 +104,6 @@ class FacePointDataset(FaceDataset):
         self.sources = (self._photos,)
         options.finish()
         self._textures = load_textures()
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self._photos) * self._items
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the crop of draw ``index``."""

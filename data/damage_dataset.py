@@ -8,14 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
 from lafr_data.degradation_dataset import Jitter
 from lafr_data.degradations import build_degradation, degrade
 from lafr_data.samplers import item_generator
-from lafr_data.sources import FaceImages, to_tensor
+from lafr_data.sources import FaceDataset, FaceImages, to_tensor
 from lafr_data.world_degradation import REFERENCE_SIZE
 
 _SHRINK = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -23,7 +22,7 @@ _SHRINK = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
 @DATASET_REGISTRY.register()
-class DamageDataset(Dataset[dict[str, Any]]):
+class DamageDataset(FaceDataset):
     """Pairs of a damaged window of a face and its original, the face at a random size.
 
     The face is moved a little, shrunk to the drawn size, cut, then degraded as a face of that size. A face smaller
@@ -59,15 +58,12 @@ class DamageDataset(Dataset[dict[str, Any]]):
         self._window = options.integer("window", minimum=32)
         if self._window % 16:
             raise ValueError(f"window: {self._window} is not a multiple of 16")
-        self._items = options.integer("items_per_photo", 1)
+        self.items_per_photo = options.integer("items_per_photo", 1)
         self._degradation = build_degradation(options.require("degradation"), REFERENCE_SIZE)
         self._jitter = Jitter.from_option(options.get("jitter"), options.get("jitter_prob"))
         self._photos = FaceImages(options, "dataroot_gt", photo_size)
+        self.sources = (self._photos,)
         options.finish()
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self._photos) * self._items
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""

@@ -135,10 +135,6 @@ class FaceDegradationDataset(FaceDataset):
             raise ValueError("sampling: leaves no face to draw")
         return np.cumsum(weights) / weights.sum()
 
-    def __len__(self) -> int:
-        """Return the number of faces."""
-        return len(self._faces)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""
         rng = item_generator(self.seed, index, self._n_draws)

@@ -7,18 +7,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
 
 from lafr_base.geometry import crop_matrix
 from lafr_base.option_map import OptionMap
 from lafr_base.registry import DATASET_REGISTRY
 from lafr_data.degradations import build_degradation, degrade
 from lafr_data.samplers import item_generator
-from lafr_data.sources import FaceImages, to_tensor
+from lafr_data.sources import FaceDataset, FaceImages, to_tensor
 
 
 @DATASET_REGISTRY.register()
-class FaceIdentityDataset(Dataset[dict[str, Any]]):
+class FaceIdentityDataset(FaceDataset):
     """FFHQ-aligned faces and copies that a restorer could meet: damaged by any preset, aligned by a detector's points.
 
     An item is ``lq`` and ``gt`` (3, S, S), RGB float32 in [0, 1], and ``lq_path``, ``gt_path``. It is a function of
@@ -53,11 +52,8 @@ class FaceIdentityDataset(Dataset[dict[str, Any]]):
         self._max_shift = float(options.get("max_shift", 0.03))
         self._max_zoom = float(options.get("max_zoom", 1.08))
         self._faces = FaceImages(options, "dataroot_gt", self._size)
+        self.sources = (self._faces,)
         options.finish()
-
-    def __len__(self) -> int:
-        """Return the number of faces."""
-        return len(self._faces)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""

@@ -66,10 +66,6 @@ class PairedFaceDataset(FaceDataset):
         options.finish()
         check_pairs(self._lq.all_keys, self._gt.all_keys)
 
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self._gt)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return the pair of draw ``index``."""
         lq, gt = self._lq.image(index), self._gt.image(index)

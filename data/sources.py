@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -279,13 +278,15 @@ class FaceDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         sources: where they are read from.
+        items_per_photo: items that each image of the first source gives.
     """
 
     sources: tuple[FaceImages, ...]
+    items_per_photo: int = 1
 
-    @abstractmethod
     def __len__(self) -> int:
         """Return the number of items."""
+        return len(self.sources[0]) * self.items_per_photo
 
     def broken_images(self) -> list[str]:
         """Return the paths of the images that cannot be read whole; they are read for it."""

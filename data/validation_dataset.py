@@ -59,10 +59,6 @@ class ValidationFaceDataset(FaceDataset):
         self.sources = (self._faces,)
         options.finish()
 
-    def __len__(self) -> int:
-        """Return the number of faces."""
-        return len(self._faces)
-
     def names(self) -> list[str]:
         """Return each face's path below the folder, without suffix.
 

@@ -227,8 +227,9 @@ def _dataset_faults(label: str, options: Mapping[str, Any]) -> list[str]:
         broken = dataset.broken_images()
         if broken:
             more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+            images = sum(len(source) for source in dataset.sources)
             faults.append(
-                f"{label}: {len(broken)} of {len(dataset)} images cannot be read whole: {', '.join(broken[:5])}{more}; "
+                f"{label}: {len(broken)} of {images} images cannot be read whole: {', '.join(broken[:5])}{more}; "
                 "remove or replace them, or with check_images: false do not look (a run stops where it meets one)"
             )
     return faults

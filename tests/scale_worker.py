@@ -22,7 +22,8 @@ import numpy as np
 from lafr import results
 from lafr.composing import Composer
 from lafr.results import RestoredPhoto, ResultFolder
-from lafr.scale.ledger import Ledger
+from lafr.scale.ledger import Ledger, read_lines
+from lafr.scale.manifest import BEGUN, Record
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job, run_share
 from lafr_base.images import read_image
@@ -75,6 +76,13 @@ class Whole:
 
 def job(photos: Path, out: Path) -> Job:
     return Job(Photos(photos, leave_out=out), ResultFolder(out, aligned=True, face_folders=()), Negative)
+
+
+def read_manifests(folder: Path, rank: int = 0, world: int = 1) -> Iterator[Record]:
+    """Yield the lines about one share's photos, but for those begun."""
+    for line in read_lines(folder, rank, world):
+        if isinstance(line, Record) and line.status != BEGUN:
+            yield line
 
 
 def log_writes(out: Path) -> None:

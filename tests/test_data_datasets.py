@@ -9,10 +9,11 @@ import skimage.data
 import torch
 from torch.utils.data import DataLoader
 
+from lafr_base.registry import DATASET_REGISTRY
 from lafr_data.degradation_dataset import FaceDegradationDataset
 from lafr_data.paired_dataset import PairedFaceDataset
 from lafr_data.samplers import Draw, ResumableSampler
-from lafr_data.sources import choose
+from lafr_data.sources import FaceDataset, choose
 from lafr_data.validation_dataset import ValidationFaceDataset
 
 SHARED = Path(os.environ.get("LAFR_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -272,3 +273,6 @@ def test_broken_images_are_found_before_a_run(tmp_path: Path):
     broken = FaceDegradationDataset(options).broken_images()
     assert [Path(path).name for path in broken] == ["b.jpg", "c.png", "e.png"]
     assert FaceDegradationDataset({**options, "check_images": False}).broken_images() == []
+    assert all(issubclass(DATASET_REGISTRY[name], FaceDataset) for name in DATASET_REGISTRY), (
+        "who else has no such look"
+    )

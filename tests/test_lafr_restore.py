@@ -18,9 +18,8 @@ from PIL import Image
 from lafr.cli import main
 from lafr.commands import batch, restore
 from lafr.results import output_names
-from lafr.scale.ledger import read_manifests
 from lafr_base.images import read_image
-from scale_worker import Whole
+from scale_worker import Whole, read_manifests
 
 
 @pytest.fixture(autouse=True)

@@ -25,13 +25,13 @@ from lafr.restorer import LAFRer
 from lafr.results import RestoredPhoto, ResultFolder
 from lafr.scale import ledger as ledgers
 from lafr.scale import work
-from lafr.scale.ledger import DigestSet, read_manifests
+from lafr.scale.ledger import DigestSet
 from lafr.scale.manifest import FAILED, Manifest, Record, rank_file
 from lafr.scale.photos import Photos
 from lafr.scale.run import RunError, claim
 from lafr.scale.work import Job, WorkError, run_share
 from lafr_base.images import ImageError, read_image
-from scale_worker import Negative, job
+from scale_worker import Negative, job, read_manifests
 
 WORKER = Path(__file__).with_name("scale_worker.py")
 

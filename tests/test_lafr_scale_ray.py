@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from lafr.results import RestoredPhoto, ResultFolder
-from lafr.scale.ledger import read_manifests
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job
+from scale_worker import read_manifests
 
 pytest.importorskip("ray.data", reason="Ray Data is an extra: pip install 'lafr[scale]'")
 

@@ -123,7 +123,7 @@ class Ledger:
         self._failed: set[str] = set()
         self._begun: dict[str, bytes] = {}
         self._counts: Counter[str] = Counter()
-        for line in _lines(folder, rank, world, leave_out, only):
+        for line in read_lines(folder, rank, world, leave_out, only):
             if isinstance(line, Record):
                 if line.status != FAILED or not retry_failed:
                     self.note(line)
@@ -218,17 +218,13 @@ def _short(*parts: object) -> bytes:
     return blake2b(repr(parts).encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def read_manifests(folder: Path, rank: int = 0, world: int = 1) -> Iterator[Record]:
-    """Yield the lines about one share's photos, but for those begun; a file that cannot hold any is not opened."""
-    for line in _lines(folder, rank, world):
-        if isinstance(line, Record) and line.status != BEGUN:
-            yield line
-
-
-def _lines(
-    folder: Path, rank: int, world: int, leave_out: str | None = None, only: str = ""
+def read_lines(
+    folder: Path, rank: int = 0, world: int = 1, leave_out: str | None = None, only: str = ""
 ) -> Iterator[Record | dict[str, Any]]:
-    """Yield lines, and those that say what options are."""
+    """Yield the lines about one share's photos, and those that say what options are.
+
+    A file that cannot hold any is not opened. Arguments are those of `Ledger`.
+    """
     for path in sorted((folder / "manifest").glob("*.jsonl")):
         if not path.stem.startswith(only) or (leave_out is not None and path.stem.startswith(leave_out)):
             continue

@@ -8,7 +8,6 @@ again: it leaves out this run's own lines.
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -24,10 +23,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from lafr.scale.ledger import DigestSet, Ledger
-from lafr.scale.manifest import KEPT, Manifest, Record
-from lafr.scale.work import Job, Progress, Worker, WorkError, plan
-
-logger = logging.getLogger(__name__)
+from lafr.scale.manifest import Manifest, Record
+from lafr.scale.work import Job, Progress, Worker, WorkError, plan, recorder
 
 BLOCK = 1024
 """Keys that the read task gives at once."""
@@ -66,7 +63,7 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
     with Manifest(out, name) as manifest:
         ledger = Ledger(out, retry_failed=retry_failed)
         manifest.name_options(job.made_with)
-        progress = Progress("ray", len(ledger))
+        emit = recorder(manifest, ledger, Progress("ray", len(ledger)))
         # Listing asks for no processor: it would wait for one that the actors have, and these for it.
         keys = ray.data.read_datasource(_Keys(job, retry_failed, name), override_num_blocks=1, num_cpus=0)
         lines = keys.map_batches(
@@ -81,13 +78,7 @@ def run_ray(job: Job, workers: int, retry_failed: bool = False) -> Ledger:
         try:
             for batch in lines.iter_batches(batch_size=None, prefetch_batches=0):
                 for line in batch["line"]:
-                    record = Record.from_line(line)
-                    if record.reason is not None:
-                        logger.warning("%s", record.reason)
-                    if record.status != KEPT:
-                        manifest.append(record)
-                    ledger.note(record)
-                    progress.step()
+                    emit(Record.from_line(line))
         except ray.exceptions.RayError as error:
             raise WorkError(f"Ray cannot go on: {error}") from error
     return ledger

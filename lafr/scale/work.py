@@ -283,20 +283,25 @@ def run_share(job: Job, rank: int = 0, world: int = 1, retry_failed: bool = Fals
     out = job.files.out
     with Manifest(out, rank_file(rank, world)) as manifest:
         ledger = Ledger(out, rank, world, retry_failed)
-        progress = Progress(f"rank {rank} of {world}", len(ledger))
+        emit = recorder(manifest, ledger, Progress(f"rank {rank} of {world}", len(ledger)))
         manifest.name_options(job.made_with)
-
-        def emit(record: Record) -> None:
-            if record.reason is not None:
-                logger.warning("%s", record.reason)
-            if record.status != KEPT:
-                manifest.append(record)
-            ledger.note(record)
-            progress.step()
-
         job = replace(job, files=replace(job.files, unfinished=manifest.unfinished))
         Worker(job, ledger, manifest.append).run(job.photos.share(rank, world), emit)
     return ledger
+
+
+def recorder(manifest: Manifest, ledger: Ledger, progress: Progress) -> Callable[[Record], None]:
+    """Return what takes in the record of a photo: it is logged, appended, noted and counted."""
+
+    def emit(record: Record) -> None:
+        if record.reason is not None:
+            logger.warning("%s", record.reason)
+        if record.status != KEPT:
+            manifest.append(record)
+        ledger.note(record)
+        progress.step()
+
+    return emit
 
 
 class Progress:
