@@ -11,9 +11,9 @@ import pytest
 from lafr.cli import main
 from lafr.detectors import build_detector
 from lafr.detectors.checks import MISFIT, is_sound, misfit
-from lafr.detectors.face import Face, find_turned, turn_back
+from lafr.detectors.face import TURNS, Face, find_turned, turn
 from lafr.restorer import LAFRer
-from lafr_base.geometry import FFHQ_POINTS, crop_matrix, transform
+from lafr_base.geometry import FFHQ_POINTS, crop_matrix, tilt, transform
 from test_lafr_restorer import FixedDetector, Invert
 
 SWAPPED = [1, 0, 2, 4, 3]
@@ -73,12 +73,18 @@ def test_a_face_cut_by_the_edge_is_taken_only_with_all_its_points(cut: str):
         assert is_sound(box + np.tile(shift, 2), points + shift, width, height) == taken
 
 
-def test_turning_back_is_the_inverse_of_rot90():
-    picture = np.zeros((7, 11, 3), np.uint8)
-    picture[2, 9] = 255
-    for quarters in range(4):
-        y, x = np.argwhere(np.rot90(picture, quarters)[..., 0])[0]
-        assert turn_back(np.array([x, y]), quarters, picture).tolist() == [9, 2]
+@pytest.mark.parametrize("angle", [0, 45, 90, 135, 180, -90])
+def test_a_turned_photo_is_whole_and_its_matrix_says_where_pixels_went(angle: int):
+    picture = np.zeros((70, 110, 3), np.uint8)
+    cv2.circle(picture, (88, 21), 4, (255, 255, 255), -1)
+    turned, matrix = turn(picture, angle)
+    centre = np.argwhere(turned[..., 0] > 99).mean(axis=0)[::-1]
+    assert np.allclose(transform(matrix, np.array([88, 21])), centre, atol=0.5)
+    corners = transform(matrix, np.array([[0, 0], [109, 0], [0, 69], [109, 69]]))
+    assert (corners > -1).all()
+    assert (corners < turned.shape[1::-1]).all()
+    if angle == -90:  # counterclockwise
+        assert np.array_equal(turned, np.rot90(picture))
 
 
 def test_turned_faces_come_back_in_pixels_of_the_photo():
@@ -87,18 +93,19 @@ def test_turned_faces_come_back_in_pixels_of_the_photo():
     cv2.circle(photo, (1100, 300), 40, (255, 255, 255), -1)
 
     def search(picture: np.ndarray) -> list[Face]:
-        assert picture.shape[0] * picture.shape[1] < 500_000
+        assert picture.shape[0] * picture.shape[1] < 900_000
         y, x = np.argwhere(picture[..., 0] > 127).mean(axis=0)
         points = np.array([x, y]) + (FFHQ_POINTS - FFHQ_POINTS.mean(axis=0)) / 20
         return [Face(np.array([x - 9, y - 9, x + 9, y + 9]), points.astype(np.float32), 0.8)]
 
-    turned = find_turned(photo, search, 0.5)
-    assert len(turned) == 3
-    for face, angle in zip(turned, (90, 180, -90), strict=True):
+    found = find_turned(photo, search, 0.5)
+    assert len(found) == len(TURNS)
+    for face, angle in zip(found, TURNS, strict=True):
         assert np.allclose(face.landmarks.mean(axis=0), [1100, 300], atol=2)
         assert np.allclose(face.box.reshape(2, 2).mean(axis=0), [1100, 300], atol=2)
-        eyes = face.landmarks[1] - face.landmarks[0]
-        assert np.rad2deg(np.arctan2(eyes[1], eyes[0])) == pytest.approx(angle, abs=1) or abs(angle) == 180
+        assert np.diff(face.box.reshape(2, 2), axis=0) == pytest.approx(np.diff(found[1].box.reshape(2, 2), axis=0))
+        askew = tilt(face.landmarks.astype(np.float64)) + angle  # the face stood upright after it was turned by this
+        assert (askew + 180) % 360 - 180 == pytest.approx(0, abs=0.1)
     assert find_turned(photo, search, 0.79) == []  # surer than of upright faces
 
 

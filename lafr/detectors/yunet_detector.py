@@ -37,7 +37,7 @@ class YuNetDetector:
 
     name = "yunet"
 
-    def __init__(self, weights: Path, min_score: float = 0.75) -> None:
+    def __init__(self, weights: Path, min_score: float = 0.8) -> None:
         self._min_score = min_score
         try:
             self._net = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), min_score, 0.3, 5000)
