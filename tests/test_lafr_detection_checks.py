@@ -103,7 +103,8 @@ def test_turned_faces_come_back_in_pixels_of_the_photo():
     for face, angle in zip(found, TURNS, strict=True):
         assert np.allclose(face.landmarks.mean(axis=0), [1100, 300], atol=2)
         assert np.allclose(face.box.reshape(2, 2).mean(axis=0), [1100, 300], atol=2)
-        assert np.diff(face.box.reshape(2, 2), axis=0) == pytest.approx(np.diff(found[1].box.reshape(2, 2), axis=0))
+        sides, first_sides = (np.diff(each.box.reshape(2, 2), axis=0) for each in (face, found[0]))
+        assert sides == pytest.approx(first_sides, abs=0.01)
         askew = tilt(face.landmarks.astype(np.float64)) + angle  # the face stood upright after it was turned by this
         assert (askew + 180) % 360 - 180 == pytest.approx(0, abs=0.1)
     assert find_turned(photo, search, 0.79) == []  # surer than of upright faces
