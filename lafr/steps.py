@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,7 +119,7 @@ class PhotoSteps:
         result = self.read(image).or_raise()
         assert result.input_img is not None
         assert self.composer.meter is not None
-        found = self._find(result.input_img)
+        found = self.find(result.input_img)
         if not found:
             raise ValueError(f"{result.name}: no face was found to compare others with; pass a clearer photo")
         face = max(found, key=lambda face: face.area)
@@ -133,26 +134,44 @@ class PhotoSteps:
         return cv2.resize(face, (self.face_size, self.face_size), interpolation=interpolation)
 
     def _crop(self, result: RestoredPhoto, image: np.ndarray, choice: FaceChoice) -> None:
-        height, width = image.shape[:2]
-        result.found = self._find(image)
-        crops = [self._cut(image, face) for face in result.found] if choice.like is not None else []
-        if crops and self.composer.meter is not None:
-            likeness = self.composer.meter.embed([crop for crop, _ in crops]) @ choice.like
-            result.found = [replace(f, likeness=float(v)) for f, v in zip(result.found, likeness, strict=True)]
-        result.numbers = choice.pick(result.found, width, height)
-        for number in result.numbers:
-            face = result.found[number]
-            crop, matrix = crops[number] if crops else self._cut(image, face)
-            result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
-            result.all_landmarks_5.append(face.landmarks)
-            result.affine_matrices.append(matrix)
+        found = self.find(image)
+        if choice.like is not None:
+            found = self.compared(image, found, choice.like)
+        self.take(result, found, choice.pick(found, image.shape[1], image.shape[0]))
+        for matrix in result.affine_matrices:
             side = self.face_size / math.sqrt(float(np.linalg.det(matrix[:, :2])))
             if side > LARGE_FACE * self.face_size:
                 message = "%s: a face of %d px is restored at %d px and loses its finest detail"
                 logger.warning(message, result.name, side, self.face_size)
+
+    def compared(self, image: np.ndarray, found: list[FoundFace], like: Any) -> list[FoundFace]:
+        """Return faces of a photo with their likeness to an embedding (128,)."""
+        if not found or self.composer.meter is None:
+            return found
+        likeness = self.composer.meter.embed([self._cut(image, face)[0] for face in found]) @ like
+        return [replace(face, likeness=float(value)) for face, value in zip(found, likeness, strict=True)]
+
+    def take(self, result: RestoredPhoto, found: list[FoundFace], numbers: list[int]) -> None:
+        """Cut faces out of a photo that was read.
+
+        Args:
+            result: of the photo; filled in.
+            found: every face of the photo.
+            numbers: places in `found` of those that are restored.
+        """
+        image = result.input_img
+        assert image is not None
+        result.found, result.numbers = found, numbers
+        result.eased = [False] * len(numbers)
+        for number in numbers:
+            face = found[number]
+            crop, matrix = self._cut(image, face)
+            result.det_faces.append(np.append(face.box, face.score).astype(np.float64))
+            result.all_landmarks_5.append(face.landmarks)
+            result.affine_matrices.append(matrix)
             result.cropped_faces.append(crop)
 
-    def _find(self, image: np.ndarray) -> list[FoundFace]:
+    def find(self, image: np.ndarray) -> list[FoundFace]:
         """Find the faces that are not too small, left to right."""
         if min(image.shape[:2]) <= 2 * self.eye_dist_threshold:
             return []  # smaller than the smallest face

@@ -98,7 +98,19 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how photos are restored and what is written of them."""
     add = parser.add_argument
-    add("-s", "--upscale", type=float, default=2, metavar="X", help="enlargement of the photo (default: 2)")
+    add("--aligned", "--has_aligned", action="store_true", help="the inputs are FFHQ-aligned faces")
+    add("--draw_box", action="store_true", help="outline the faces in the whole photos, with their numbers")
+    add("--suffix", default="", metavar="TEXT", help="appended to names: NAME_TEXT.png")
+    add(
+        "--ext", choices=_EXTENSIONS, default="auto", help="format of whole photos; auto (default): the input's, or png"
+    )
+    add_restorer_arguments(parser)
+
+
+def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) -> None:
+    """Add the flags that say how pictures are restored, and by what; `upscale` is the default enlargement."""
+    add = parser.add_argument
+    add("-s", "--upscale", type=float, default=upscale, metavar="X", help="enlargement (default: %(default)g)")
     add(
         "-w",
         "--weight",
@@ -110,12 +122,6 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
         help="0 to 1, how closely faces follow the photo: 0 is the network alone, 0.5 (default) keeps the photo's "
         "colours and shading, 1 changes nothing. For CodeFormer: its fidelity weight w, 0 for quality, 1 for fidelity. "
         "GFPGAN and RestoreFormer have no such knob",
-    )
-    add("--aligned", "--has_aligned", action="store_true", help="the inputs are FFHQ-aligned faces")
-    add("--draw_box", action="store_true", help="outline the faces in the whole photos, with their numbers")
-    add("--suffix", default="", metavar="TEXT", help="appended to names: NAME_TEXT.png")
-    add(
-        "--ext", choices=_EXTENSIONS, default="auto", help="format of whole photos; auto (default): the input's, or png"
     )
     add(
         "--model",
@@ -261,7 +267,7 @@ def result_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_restorer(args: argparse.Namespace) -> LAFRer:
-    """Build the restorer that the arguments of `add_result_arguments` describe."""
+    """Build the restorer that the arguments of `add_restorer_arguments` describe."""
     from lafr.networks import pick_device
     from lafr.restorer import LAFRer
 
