@@ -31,7 +31,7 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add(
         "--faces",
-        type=_numbers,
+        type=face_numbers,
         metavar="N,N-N",
         help="by number, left to right from 0, as --draw_box shows them and results are named: 0,2 or 1-3",
     )
@@ -98,7 +98,12 @@ def face_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _numbers(text: str) -> list[int]:
+def face_numbers(text: str) -> list[int]:
+    """Read numbers of faces, ascending, from a text such as 0,2 or 1-3.
+
+    Raises:
+        argparse.ArgumentTypeError: it is something else.
+    """
     numbers: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)

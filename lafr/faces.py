@@ -142,7 +142,21 @@ def draw_box(
     scale_of_font = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, max(1, round(height)), thickness)
     anchor = int(points[0, 0]) + 2 * thickness, int(points[0, 1] + height) + 2 * thickness
     for line, shade in ((3 * thickness, (0, 0, 0)), (thickness, colour)):  # legible on any ground
-        cv2.putText(canvas, str(number), anchor, cv2.FONT_HERSHEY_SIMPLEX, scale_of_font, shade, line, cv2.LINE_8)
+        _put_text(canvas, str(number), anchor, scale_of_font, shade, line)
+
+
+def _put_text(
+    canvas: np.ndarray, text: str, anchor: tuple[int, int], scale: float, colour: tuple[int, ...], thickness: int
+) -> None:
+    """Write on a picture of any type; OpenCV writes on uint8 alone."""
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    (width, height), below = cv2.getTextSize(text, font, scale, thickness)
+    x0, y0 = max(0, anchor[0] - thickness), max(0, anchor[1] - height - thickness)
+    part = canvas[y0 : max(y0, anchor[1] + below + thickness), x0 : max(x0, anchor[0] + width + thickness)]
+    if part.size:
+        mask = np.zeros(part.shape[:2], np.uint8)
+        cv2.putText(mask, text, (anchor[0] - x0, anchor[1] - y0), font, scale, 255, thickness, cv2.LINE_8)
+        part[mask > 0] = colour
 
 
 def _to_canvas(matrix: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

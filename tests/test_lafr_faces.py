@@ -200,3 +200,14 @@ def test_gray_is_told_from_colour():
     flat = to_gray(smooth_photo())
     assert (flat[..., 0] == flat[..., 1]).all()
     assert (flat[..., 1] == flat[..., 2]).all()
+
+
+def test_boxes_are_drawn_on_deep_photos_as_on_others():
+    matrix = align_matrix(FFHQ_POINTS / 4 + 20, 128)
+    plain, deep = np.zeros((180, 180, 3), np.uint8), np.zeros((180, 180, 3), np.uint16)
+    for canvas in (plain, deep):
+        faces.draw_box(canvas, matrix, 128, (1, 1), 7)
+    assert ((plain > 0) == (deep > 0)).all()
+    assert (plain.max(), deep.max()) == (255, 65535)
+    inside = plain[40:60, 24:40, 1] > 0
+    assert 0 < inside.sum() < inside.size  # the number
