@@ -107,7 +107,7 @@ class Ruler:
     def __init__(self, frames: Sequence[np.ndarray], landmarks: Sequence[np.ndarray]) -> None:
         self._frames = [frame.astype(np.float32) for frame in frames]
         self._faces = [_face_mask(points, frames[0].shape[:2]) for points in landmarks]
-        flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grays = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
         ys, xs = np.mgrid[: grays[0].shape[0], : grays[0].shape[1]].astype(np.float32)
         self._grids, self._carried = [], []

@@ -129,6 +129,7 @@ class _Run:
         if notes and notes[-1]["end"]:
             return dict(notes[-1]["state"])
         number, done = len(notes), 0
+        state: dict[str, Any] = self.restorer.state
         if notes:
             done = notes[-1]["state"]["index"] + 1
             logger.info("going on after %d frames, which were restored before", done)
@@ -136,13 +137,14 @@ class _Run:
         frames = self._frames(notes[-1] if notes else None)
         item = next(frames, None)
         while item is not None:
-            first, state = replace_pixels(*item, self.encoding.pixel_format), {}
+            first = replace_pixels(*item, self.encoding.pixel_format)
             with self.pieces.writer(number, self.encoding, first, self.film.rate) as writer:
                 for place in range(self.job.piece):
                     writer.put(replace_pixels(*item, self.encoding.pixel_format) if place else first)
                     done, last = done + 1, item[0].pts
                     self.progress(done, self.film.count)
-                    state = self.restorer.state if place == self.job.piece - 1 else state
+                    if place == self.job.piece - 1:
+                        state = self.restorer.state
                     item = next(frames, None)
                     if item is None:
                         state = self.restorer.state

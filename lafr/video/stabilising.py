@@ -88,7 +88,7 @@ def _carry(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarra
         .astype(np.uint8)
         for gray in (255 * cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY) for crop in (after, before))
     ]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(small[0], small[1], None)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(small[0], small[1], None)
     flow = cv2.GaussianBlur(flow, (0, 0), _FLOW_SIDE / 32)  # the motion of skin is smooth; that of noise is not
     flow = cv2.resize(flow, (size, size), interpolation=cv2.INTER_LINEAR) * (size / _FLOW_SIDE)
     ys, xs = np.mgrid[:size, :size].astype(np.float32)
