@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from lafr.results import RestoredPhoto, ResultFolder
+from lafr.scale.entries import read_entries
+from lafr.scale.manifest import is_written
 from lafr.scale.photos import Photos
 from lafr.scale.work import Job
 from scale_worker import read_manifests
@@ -75,6 +77,9 @@ def test_actors_may_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         # Of the 20 photos before a death, all but those still being written.
         assert sum(line.recovered for line in lines) >= (20 - 2 * 2 - 2) * DEATHS
         assert len(list(out.rglob("*.png"))) == 150
+        assert not is_written(out), "actors outlive their work"
+        entries = list(read_entries(out, Photos(source)))
+        assert (len(entries), sum(len(entry["faces"]) for entry in entries)) == (151, 150)
         # Again, from a list in which one is twice: the failed one is tried, and nothing else.
         (source / "empty.png").write_bytes((source / "a" / "7.png").read_bytes())
         job = make_job(source, out, deaths)

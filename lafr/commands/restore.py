@@ -249,7 +249,8 @@ def _restore(args: argparse.Namespace) -> int:
                 emit(record)
             else:
                 report.skip(shown(job.photos.path(key)))
-        with logging_redirect_tqdm(), tqdm(total=len(todo), desc="Restoring", unit="photo") as report.progress:
+        bar = tqdm(total=len(todo), desc="Restoring", unit="photo", disable=not todo)
+        with logging_redirect_tqdm(), bar as report.progress:
             try:
                 Worker(job, ledger, manifest.append).run(todo, emit, report.note)
             finally:
