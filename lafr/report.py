@@ -62,7 +62,7 @@ def faces_entry(result: RestoredPhoto, composer: Composer) -> dict[str, Any]:
 
 
 def _faces(result: RestoredPhoto, composer: Composer) -> list[dict[str, Any]]:
-    slots = {number: slot for slot, number in enumerate(result.numbers)}
+    slots = {number: slot for slot, number in enumerate(result.numbers or range(len(result.restored_faces)))}
     faces: list[dict[str, Any]] = []
     for number in range(max(len(result.found), len(slots))):  # an aligned face is not looked for
         entry: dict[str, Any] = {"face": number, "restored": number in slots}
