@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -120,8 +121,8 @@ class Ruler:
     def _carry(self, frame: np.ndarray, place: int) -> np.ndarray:
         return cv2.remap(frame, *self._grids[place - 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
-    def measure(self, frames: Sequence[np.ndarray]) -> dict[str, float]:
-        """Return `flicker`, `sharpness` and `psnr` of frames in the truth's size."""
+    def measure(self, frames: Sequence[np.ndarray]) -> dict[str, float | None]:
+        """Return `flicker`, `sharpness` and `psnr` (None of the truth itself) of frames in the truth's size."""
         films = [frame.astype(np.float32) for frame in frames]
         flicker = [
             float(np.abs(films[place] - self._carry(films[place - 1], place))[self._carried[place - 1]].mean())
@@ -135,10 +136,11 @@ class Ruler:
             float(np.square(film - true)[face].mean())
             for film, true, face in zip(films, self._frames, self._faces, strict=True)
         ]
+        off = float(np.mean(error))
         return {
             "flicker": round(float(np.mean(flicker)), 3),
             "sharpness": round(float(np.mean(sharpness)), 3),
-            "psnr": round(float(10 * np.log10(255**2 / np.mean(error))), 2),
+            "psnr": round(10 * math.log10(255**2 / off), 2) if off else None,
         }
 
 
@@ -219,7 +221,7 @@ def main() -> int:
     parser.add_argument("--model", default="mini", help="as --model of lafr restore (default: mini)")
     parser.add_argument("--frames", type=int, default=32, help="of a clip (default: 32)")
     parser.add_argument("--crf", type=int, default=28, help="of the input's encoding (default: 28)")
-    parser.add_argument("--portraits", nargs="+", default=["astronaut", "grace_hopper"], help="sample portraits")
+    parser.add_argument("--portraits", nargs="*", default=["astronaut", "grace_hopper"], help="sample portraits")
     parser.add_argument("--no_memory", action="store_true", help="leave out memory and sound")
     args = parser.parse_args()
     from lafr import LAFRer

@@ -33,11 +33,12 @@ def motion(frame: int) -> np.ndarray:
 
 def picture(frame: int, size: tuple[int, int] = (240, 200)) -> np.ndarray:
     """A frame (H, W, 3) BGR uint8 of (width, height) `size`."""
-    return cv2.warpAffine(_portrait(), motion(frame), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.warpAffine(portrait(), motion(frame), size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 @functools.cache
-def _portrait() -> np.ndarray:
+def portrait() -> np.ndarray:
+    """Scikit-image's astronaut, (512, 512, 3) BGR uint8."""
     return np.ascontiguousarray(data.astronaut()[..., ::-1])
 
 

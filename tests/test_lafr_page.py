@@ -89,14 +89,79 @@ def test_faces_are_ticked_by_how_sure_the_detector_is(tmp_path: Path):
     first, second = upload(tmp_path / "in", "a.png", "b.png")
     list(work.add([first]))
     work.photos[0].faces[0].found = replace(work.photos[0].faces[0].found, score=0.6)
-    work.set_least_score(0.7)
+    work.choose(min_score=0.7)
     assert [face["restore"] for face in work.view(SETTINGS)["shown"]["faces"]] == [False, True]
     assert [face["score"] for face in work.view(SETTINGS)["shown"]["faces"]] == [0.6, 0.9]
-    work.set_least_score(0.95)
+    work.choose(min_score=0.95)
     list(work.add([second]))  # a photo that comes later
     assert not any(face.restore for photo in work.photos.values() for face in photo.faces)
-    work.set_least_score(0)
+    work.choose(min_score=0)
     assert all(face.restore for photo in work.photos.values() for face in photo.faces)
+
+
+def ticks(work: Session) -> list[bool]:
+    return [face["restore"] for face in work.view(SETTINGS)["shown"]["faces"]]
+
+
+def test_the_largest_faces_are_ticked(tmp_path: Path):
+    work = session(tmp_path)
+    list(work.add(upload(tmp_path / "in", "a.png")))
+    big = work.photos[0].faces[1]
+    big.found = replace(big.found, box=big.found.box + np.array([-9, -9, 9, 9]))
+    work.choose(largest=1)
+    assert ticks(work) == [False, True]
+    work.choose(min_score=0.5)  # both conditions hold
+    assert ticks(work) == [False, True]
+    work.choose(largest=None)
+    assert ticks(work) == [True, True]
+
+
+def test_a_box_ticks_the_faces_in_it(tmp_path: Path):
+    work = session(tmp_path)
+    list(work.add(upload(tmp_path / "in", "a.png")))
+    work.act({"kind": "box", "photo": 0, "value": [0.5, 0, 1, 1]})
+    assert ticks(work) == [False, True]
+    for wrong in ([0.5, 0, 0.2, 1], [0, 0, 1], "all", [0, 0, "1", 1], None):
+        work.act({"kind": "box", "photo": 0, "value": wrong})
+        assert ticks(work) == [False, True]
+    work.act({"kind": "box", "photo": 0, "value": [0, 0, 1, 1]})
+    assert ticks(work) == [True, True]
+
+
+def test_faces_like_a_reference_are_ticked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    work = session(tmp_path)
+    first, second, black = upload(tmp_path / "in", "a.png", "b.png", "black.png")
+    cv2.imwrite(str(black), np.zeros((120, 160, 3), np.uint8))
+    list(work.add([first]))
+    # The meter of these tests knows pictures by their colours: the faces of one photo differ in them.
+    steps = work._models.get("mini").steps
+    likenesses = iter([[0.9, 0.1], [0.1, 0.9]])
+    compared: list[object] = []
+
+    def compare(image: np.ndarray, found: list[Any], like: object) -> list[Any]:
+        compared.append(like)
+        return [replace(face, likeness=value) for face, value in zip(found, next(likenesses), strict=True)]
+
+    monkeypatch.setattr(steps, "compared", compare, raising=False)
+    monkeypatch.setattr(type(steps), "reference", lambda self, path: np.ones(128, np.float32))
+    work.choose_like(first)
+    assert ticks(work) == [True, False]
+    assert [face["likeness"] for face in work.view(SETTINGS)["shown"]["faces"]] == [0.9, 0.1]
+    list(work.add([second]))  # a photo that comes later
+    work.act({"kind": "pick", "photo": 1})
+    assert ticks(work) == [False, True]
+    assert len(compared) == 2
+    work.choose_like(None)
+    assert ticks(work) == [True, True]
+    assert [face["likeness"] for face in work.view(SETTINGS)["shown"]["faces"]] == [None, None]
+
+    def nobody(self: object, path: Path) -> np.ndarray:
+        raise ValueError(f"{path}: no face was found")
+
+    monkeypatch.setattr(type(steps), "reference", nobody)
+    work.choose_like(black)
+    assert work.messages == ["black.png: no face was found"]
+    assert ticks(work) == [True, True]
 
 
 def test_another_model_starts_anew(tmp_path: Path):

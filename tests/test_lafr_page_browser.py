@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -97,6 +98,7 @@ def test_from_dropping_a_photo_to_the_file(tmp_path: Path):
     models = TwoFaces()
     with serve(models) as (address, root), user(tmp_path / "user", address) as someone:
         someone.drop(*upload(tmp_path / "in", "a.png", "b.png"))
+        someone.wait(f"document.querySelectorAll('.lafr .photo').length === 2 && {IDLE}")
         someone.faces(2)
         assert someone.texts(".lafr .count") == ["2", "2"]
         assert someone.texts(".lafr .identity") == ["not restored yet"] * 2
@@ -182,6 +184,57 @@ def test_two_users_at_a_time_see_their_own_photos(tmp_path: Path):
             assert each.download("#one").name == name
         # A phone's screen is not scrolled sideways.
         assert two.browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def drag(session: Browser, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw over the photo, from one place to another, shares of its sides."""
+    session.run(
+        """
+        const frame = document.querySelector('.lafr .frame'), area = frame.getBoundingClientRect();
+        const send = (kind, [x, y]) => frame.dispatchEvent(new PointerEvent(kind, {bubbles: true, cancelable: true,
+            clientX: area.left + x * area.width, clientY: area.top + y * area.height}));
+        send('pointerdown', arguments[0]); send('pointermove', arguments[1]); send('pointerup', arguments[1]);
+        """,
+        list(start),
+        list(end),
+    )
+
+
+def test_faces_are_ticked_by_a_box_and_by_size(tmp_path: Path):
+    ticks = "[...document.querySelectorAll('.lafr .tick input')].map((e) => e.checked).join()"
+    with serve(TwoFaces()) as (address, _), user(tmp_path / "user", address) as someone:
+        someone.drop(*upload(tmp_path / "in", "a.png"))
+        someone.faces(2)
+        drag(someone.browser, (0.5, 0.1), (0.9, 0.9))  # moves the border, and ticks nothing
+        someone.browser.click(".lafr .boxer")
+        drag(someone.browser, (0.95, 0.9), (0.5, 0.1))
+        someone.wait(f"{ticks} === 'false,true'")
+        assert someone.browser.run("return document.querySelector('.lafr .boxer').ariaPressed") == "false"
+        someone.browser.type("#largest input", "1")  # 01: of faces as large as each other, the first
+        someone.wait(f"{ticks} === 'true,false'")
+
+
+def test_a_folder_is_dropped(tmp_path: Path):
+    with serve(TwoFaces()) as (address, _), user(tmp_path / "user", address) as someone:
+        # What a browser makes of a dropped folder with a photo, a text, and a folder with a photo in it.
+        someone.browser.run(
+            """
+            const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
+            const file = (name) => ({isFile: true, file: (done) => done(new File([bytes], name))});
+            const folder = (...inside) => ({isDirectory: true, createReader: () => {
+                const parts = [inside, []];
+                return {readEntries: (done) => done(parts.shift())};
+            }});
+            const entry = folder(file('a.png'), file('notes.txt'), folder(file('B.PNG')));
+            const event = new DragEvent('drop', {bubbles: true, cancelable: true});
+            Object.defineProperty(event, 'dataTransfer', {value: {items: [{webkitGetAsEntry: () => entry}]}});
+            document.querySelector('#drop').dispatchEvent(event);
+            """,
+            base64.b64encode(cv2.imencode(".png", photo(0))[1].tobytes()).decode(),
+        )
+        someone.wait(f"document.querySelectorAll('.lafr .photo').length === 2 && {IDLE}")
+        names = "return [...document.querySelectorAll('.lafr .pick')].map((e) => e.title).sort()"
+        assert someone.browser.run(names) == ["B.PNG", "a.png"]
 
 
 class Slow(TwoFaces):

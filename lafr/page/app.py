@@ -153,6 +153,20 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
             least = gr.Slider(
                 0, 100, value=0, step=5, label="Tick faces the detector is so sure of, %", elem_id="least_score"
             )
+            largest = gr.Number(
+                0,
+                label="Tick so many of the largest, 0 for all",
+                minimum=0,
+                maximum=1000,
+                precision=0,
+                elem_id="largest",
+            )
+            like = gr.File(
+                label="Tick who looks like the face of this photo",
+                file_types=sorted(IMAGE_SUFFIXES),
+                height=110,
+                elem_id="like",
+            )
             upscale = gr.Radio(
                 [(f"{factor}×", factor) for factor in ENLARGEMENTS], value=2, label="Enlarge", elem_id="upscale"
             )
@@ -203,7 +217,15 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
         return show(model, upscale, keep, request)
 
     def set_least_score(value: float, model: str, upscale: float, keep: bool, request: gr.Request) -> Any:
-        sessions.get(str(request.session_hash)).set_least_score(value / 100)
+        sessions.get(str(request.session_hash)).choose(min_score=value / 100)
+        return show(model, upscale, keep, request)
+
+    def set_largest(value: float | None, model: str, upscale: float, keep: bool, request: gr.Request) -> Any:
+        sessions.get(str(request.session_hash)).choose(largest=int(value or 0) or None)
+        return show(model, upscale, keep, request)
+
+    def set_like(path: str | None, model: str, upscale: float, keep: bool, request: gr.Request) -> Any:
+        sessions.get(str(request.session_hash)).choose_like(path)
         return show(model, upscale, keep, request)
 
     def download_one(model: str, upscale: float, keep: bool, request: gr.Request) -> str:
@@ -227,6 +249,8 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
         setting(show, options, bench, **quiet)
     strength.input(set_strength, [strength, *options], bench, trigger_mode="always_last", **quiet)
     least.input(set_least_score, [least, *options], bench, trigger_mode="always_last", **quiet)
+    largest.change(set_largest, [largest, *options], bench, trigger_mode="always_last", **quiet)
+    like.change(set_like, [like, *options], bench, **quiet)
     for button, prepare in ((one, download_one), (everything, download_all)):
         prepared = button.click(prepare, options, ready, show_progress="minimal", api_visibility="private")
         prepared.success(None, None, None, js="() => document.querySelector('#ready').click()")

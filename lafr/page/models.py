@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -76,6 +77,16 @@ class Models:
         steps = self.get(self.names[0]).steps
         with self._running:
             return steps.search(result, _NOBODY).or_raise().found
+
+    def reference(self, path: str | Path) -> np.ndarray:
+        """Return the embedding of the largest face of a photo; see `lafr.steps.PhotoSteps.reference`.
+
+        Raises:
+            ValueError: it has no face, or cannot be read.
+        """
+        steps = self.get(self.names[0]).steps
+        with self._running:
+            return steps.reference(path)
 
     def run(self, name: str, result: RestoredPhoto, places: Sequence[int]) -> list[np.ndarray]:
         """Run a network over some of a photo's crops: (S, S, 3) float32 BGR each.

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lafr.choice import FoundFace
+from lafr.choice import FaceChoice, FoundFace
 from lafr.page.models import Models
 from lafr.report import shares, verdict
 from lafr.restorer import LAFRer
@@ -74,6 +74,22 @@ class PagePhoto:
     height: int
     faces: list[Face] = field(default_factory=list)
     thumb: str = ""
+
+    def tick(self, choice: FaceChoice) -> None:
+        """Tick the faces that a choice takes, and no others."""
+        picked = choice.pick([face.found for face in self.faces], self.width, self.height)
+        for number, face in enumerate(self.faces):
+            face.restore = number in picked
+
+    def compare(self, restorer: LAFRer, like: Any) -> None:
+        """Measure how like the faces are to an embedding (128,); None forgets it."""
+        found = [replace(face.found, likeness=None) for face in self.faces]
+        if like is not None:
+            image = restorer.steps.read(self.path).or_raise().input_img
+            assert image is not None
+            found = restorer.steps.compared(image, found, like)
+        for face, one in zip(self.faces, found, strict=True):
+            face.found = one
 
     def restored_by(self, model: str) -> list[int]:
         """Return the numbers of the faces that a network has done."""
@@ -158,6 +174,7 @@ class PagePhoto:
             "done": done,
             "strength": self.strength(number, restorer),
             "score": round(face.found.score, 2),
+            "likeness": None if face.found.likeness is None else round(face.found.likeness, 2),
             "box": [x0 / self.width, y0 / self.height, (x1 - x0) / self.width, (y1 - y0) / self.height],
         }
         if number in result.numbers:

@@ -7,10 +7,11 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lafr.choice import EVERY_FACE, FaceChoice
 from lafr.page.models import Models
 from lafr.page.photos import PagePhoto, Settings, open_photo
 from lafr.report import CSV_NAME, JSON_NAME, photo_entry, write_report
@@ -47,8 +48,8 @@ class Session:
         self.photos: dict[int, PagePhoto] = {}
         self.current: int | None = None
         self.messages: list[str] = []
-        self.least_score = 0.0
-        """Faces that the detector is less sure of are not ticked at first."""
+        self.choice = EVERY_FACE
+        """Which faces are ticked at first."""
         self._count = 0
 
     def add(self, paths: Iterable[str | Path]) -> Iterator[int]:
@@ -79,8 +80,9 @@ class Session:
             return
         if not photo.faces:
             self.messages.append(f"{source.name}: no face found")
-        for face in photo.faces:
-            face.restore = face.found.score >= self.least_score
+        if self.choice.like is not None:
+            photo.compare(self._models.get(self._models.names[0]), self.choice.like)
+        photo.tick(self.choice)
         self.photos[number] = photo
         if self.current is None:
             self.current = number
@@ -157,6 +159,17 @@ class Session:
                     photo.faces[place].restore = bool(value)
                 elif isinstance(value, (int, float)) and 0 <= value <= 100:
                     photo.faces[place].strength = round(value)
+            elif kind == "box":
+                self._tick_in(photo, event.get("value"))
+
+    def _tick_in(self, photo: PagePhoto, box: Any) -> None:
+        """Tick the faces in a box, shares of the photo's width and height, and no others of it."""
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            return
+        x0, y0, x1, y1 = box
+        if x0 < x1 and y0 < y1:
+            pixels = (x0 * photo.width, y0 * photo.height, x1 * photo.width, y1 * photo.height)
+            photo.tick(FaceChoice(box=pixels))
 
     def set_strength(self, strength: int) -> None:
         """Give all faces one strength."""
@@ -165,13 +178,40 @@ class Session:
                 for face in photo.faces:
                     face.strength = strength
 
-    def set_least_score(self, score: float) -> None:
-        """Tick the faces that the detector is at least so sure of, 0 to 1, and no others; so with photos to come."""
+    def choose(self, **conditions: Any) -> None:
+        """Tick the faces that meet all conditions, and no others; so with photos to come.
+
+        Args:
+            conditions: of `lafr.choice.FaceChoice`, `min_score` and `largest`; the others stay as they are.
+        """
         with self.lock:
-            self.least_score = score
+            self.choice = replace(self.choice, **conditions)
+            self._tick_all()
+
+    def choose_like(self, path: str | Path | None) -> None:
+        """Tick the faces that look like the largest face of a photo; None for anybody.
+
+        What is wrong with the photo is told in `messages`, and the choice stays.
+        """
+        with self.lock:
+            self.messages = []
+            restorer = self._models.get(self._models.names[0])
+            like, least = None, None
+            if path is not None:
+                try:
+                    like = self._models.reference(path)
+                    least = restorer.composer.meter.calibration.threshold if restorer.composer.meter else None
+                except Exception as error:
+                    self.messages.append(f"{Path(path).name}: {_reason(error, Path(path))}")
+                    return
+            self.choice = replace(self.choice, like=like, min_likeness=least)
             for photo in self.photos.values():
-                for face in photo.faces:
-                    face.restore = face.found.score >= score
+                photo.compare(restorer, like)
+            self._tick_all()
+
+    def _tick_all(self) -> None:
+        for photo in self.photos.values():
+            photo.tick(self.choice)
 
     def download(self, settings: Settings, only: int | None = None) -> Path:
         """Write results in full size: one photo, or a zip of all with report.json and report.csv.

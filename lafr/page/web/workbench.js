@@ -90,7 +90,8 @@ function drawFaces(faces) {
     card.classList.toggle("out", !face.restore);
     card.querySelector(".tick input").checked = face.restore;
     card.querySelector(".name").textContent = `Face ${face.number}`;
-    card.querySelector(".name").title = `The detector is ${Math.round(100 * face.score)} % sure of it.`;
+    const like = face.likeness === null ? "" : ` Likeness to the photo chosen: ${face.likeness.toFixed(2)}.`;
+    card.querySelector(".name").title = `The detector is ${Math.round(100 * face.score)} % sure of it.${like}`;
     card.querySelector(".was").src = face.before;
     const after = card.querySelector(".is");
     after.hidden = !face.after;
@@ -121,6 +122,73 @@ function drawProgress(news) {
   progress.querySelector("progress").value = news.share || 0;
 }
 
+// A box drawn over the photo ticks the faces in it.
+function boxing(on) {
+  find(".frame").classList.toggle("boxing", on);
+  find(".boxer").setAttribute("aria-pressed", on);
+  find(".rubber").hidden = true;
+}
+
+function drawBoxes() {
+  const frame = find(".frame");
+  const rubber = find(".rubber");
+  let start = null;
+  let box = null;
+  const place = (event) => {
+    const area = frame.getBoundingClientRect();
+    const shares = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+    return shares.map((share) => Math.min(1, Math.max(0, share)));
+  };
+  frame.addEventListener("pointerdown", (event) => {
+    if (!frame.classList.contains("boxing")) return;
+    event.preventDefault();
+    [start, box] = [place(event), null];
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!start) return;
+    const [x, y] = place(event);
+    box = [Math.min(x, start[0]), Math.min(y, start[1]), Math.max(x, start[0]), Math.max(y, start[1])];
+    const [left, top, width, height] = [box[0], box[1], box[2] - box[0], box[3] - box[1]].map((v) => `${100 * v}%`);
+    Object.assign(rubber.style, { left, top, width, height });
+    rubber.hidden = false;
+  });
+  document.addEventListener("pointerup", () => {
+    if (!start) return;
+    start = null;
+    boxing(false);
+    if (box) tell("box", { photo: view.current, value: box });
+  });
+  find(".boxer").addEventListener("click", () => boxing(!frame.classList.contains("boxing")));
+}
+
+// Gradio's own place to drop takes files alone. A folder is walked here, and so is what is dropped beside that place,
+// which the browser would leave the page for.
+async function filesOf(entry) {
+  if (entry.isFile) return [await new Promise((done, failed) => entry.file(done, failed))];
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) {
+    const some = await new Promise((done, failed) => reader.readEntries(done, failed)); // a hundred at a time
+    if (!some.length) return found;
+    for (const one of some) found.push(...(await filesOf(one)));
+  }
+}
+
+async function takeDropped(event) {
+  const entries = [...(event.dataTransfer?.items || [])].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const folders = entries.some((entry) => entry.isDirectory);
+  if (!entries.length || (event.target.closest?.("#drop, #like") && !folders)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const files = (await Promise.all(entries.map(filesOf))).flat();
+  const input = document.querySelector("#drop input[type=file]");
+  const kinds = input.accept.split(",").map((kind) => kind.trim().toLowerCase());
+  const taken = new DataTransfer();
+  files.filter((file) => kinds.some((kind) => file.name.toLowerCase().endsWith(kind))).forEach((f) => taken.items.add(f));
+  input.files = taken.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
 let view = { photos: [], messages: [] };
 
 function draw() {
@@ -140,5 +208,8 @@ function draw() {
 find(".split").addEventListener("input", (event) => {
   find(".frame").style.setProperty("--split", `${event.target.value}%`);
 });
+drawBoxes();
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", takeDropped, true);
 draw();
 watch("value", draw);
