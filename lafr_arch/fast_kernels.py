@@ -1,4 +1,4 @@
-"""Compile and call fast_kernels.cpp: 3x3 convolutions on a CPU by Winograd's F(4x4, 3x3), exact to rounding.
+"""Call fast_kernels.cpp: 3x3 convolutions on a CPU by Winograd's F(4x4, 3x3), exact to rounding.
 
 It takes 1/4 of the multiplications, and the group normalisation and activation before the convolution, the nearest x2
 of an upsampler, the bias and the residual cost no pass over memory of their own.
@@ -11,28 +11,25 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
 import platform
-import shutil
-import stat
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lafr_arch.kernel_build import FLAGS, NATIVE, SOURCE, KernelError, built_library, compile_kernels, find_compiler
 from lafr_arch.map_memory import MapMemory
+from lafr_base import processor
 from lafr_base.files import whole
+from lafr_base.private_cache import CacheError, cache_folder, is_whole, make_private, seal
 
 logger = logging.getLogger(__name__)
 
 LANES = 16
 """Channels that the kernels treat at once: maps have a multiple of it."""
 
-_SOURCE = Path(__file__).with_name("fast_kernels.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 _DTYPES = (torch.float32, torch.bfloat16)
 
 # Rows of the kernel's transform for the points 0, 1, -1, 2, -2 and infinity (Lavin and Gray, arXiv:1509.09308, 4.3).
@@ -51,81 +48,37 @@ _scratch = threading.local()
 _maps = MapMemory()
 
 
-class KernelError(RuntimeError):
-    """The kernels cannot be compiled here."""
-
-
-def _cpu() -> str:
-    """What the compiler's -march=native depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    return "\n".join([platform.machine(), *sorted({line for line in lines if line.startswith(("flags", "Features"))})])
-
-
-def _compile(folder: Path) -> Path:
-    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        raise KernelError("no C++ compiler was found; install g++, or name one in the variable CXX")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256("\n".join([_SOURCE.read_text("utf-8"), *_FLAGS, version, _cpu()]).encode()).hexdigest()[:16]
+def _compile(folder: Path, march: str = NATIVE) -> Path:
+    """The library for this machine, compiled where a cache's folder does not have it yet."""
+    compiler = find_compiler() or ""
+    version = (
+        subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout if compiler else ""
+    )
+    about = [SOURCE.read_text("utf-8"), *FLAGS, march, version, platform.machine(), *sorted(processor.features())]
+    key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     library = folder / f"lafr_kernels_{key}.so"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _make_private(folder)
-    known = library.with_suffix(".sha256")
-    # A library that is damaged, by a full disk or a loss of power, would end the process when it is loaded.
-    if library.is_file() and known.is_file() and known.read_bytes() == _sha256(library):
+    make_private(folder)
+    if is_whole(library):  # a damaged one would end the process when it is loaded
         return library
-    with tempfile.TemporaryDirectory() as temporary, whole(library) as linked:
-        compiled = Path(temporary) / "kernels.o"
-        # Linked without -fopenmp: the OpenMP runtime is torch's, already in the process. A second one would bring
-        # threads of its own, which compete with torch's for the cores.
-        for command in (
-            [*_FLAGS, "-c", str(_SOURCE), "-o", str(compiled)],
-            ["-shared", str(compiled), "-o", str(linked)],
-        ):
-            done = subprocess.run([compiler, *command], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise KernelError(f"{compiler} failed on {_SOURCE.name}: {done.stderr.strip()[-500:]}")
-    with whole(known) as noted:
-        noted.write_bytes(_sha256(library))
+    with whole(library) as linked:
+        compile_kernels(linked, march)
+    seal(library)
     return library
 
 
-def _sha256(library: Path) -> bytes:
-    return hashlib.sha256(library.read_bytes()).hexdigest().encode()
-
-
-def _make_private(folder: Path) -> None:
-    """See to it that nobody else can put a library into a folder, or has put one there.
-
-    Raises:
-        KernelError: the folder is another user's.
-    """
-    if not hasattr(os, "geteuid"):
-        return
-    status = folder.lstat()
-    if status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode):
-        raise KernelError(
-            f"{folder} is another user's, or a link; remove it, or set XDG_CACHE_HOME to a folder of yours"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        folder.chmod(0o700)
-        for path in folder.iterdir():
-            if not path.is_dir():
-                path.unlink()
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``lafr/kernels`` under XDG_CACHE_HOME, by default ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lafr" / "kernels"
+def _built() -> Path | None:
+    """The library that was built for this processor's level when the package was built or installed, if one was."""
+    level = processor.level()
+    library = None if level is None else built_library(level)
+    return library if library is not None and library.is_file() else None
 
 
 @functools.cache
 def load_kernels() -> Kernels | None:
-    """The kernels, compiled at the first call on a machine; None, with a warning, where that fails."""
+    """The kernels: built with the package, else compiled at the first call on a machine; else None, with a warning."""
     try:
-        return Kernels(_compile(cache_folder()))
-    except (KernelError, OSError) as error:
+        return Kernels(_built() or _compile(cache_folder("kernels")))
+    except (KernelError, CacheError, OSError) as error:
         logger.warning("convolutions run without Winograd's method, at about half the speed: %s", error)
         return None
 

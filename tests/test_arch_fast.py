@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import platform
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -314,7 +315,8 @@ def test_gradients_are_refused():
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fast_kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(fast_kernels, "_built", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with caplog.at_level(logging.WARNING):
         assert fast_kernels.load_kernels.__wrapped__() is None
     assert "install g++" in caplog.text
@@ -322,7 +324,8 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
 
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fast_kernels.shutil, "which", lambda name: "/bin/false")
+    monkeypatch.setattr(fast_kernels, "_built", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/bin/false")
     with caplog.at_level(logging.WARNING):
         assert fast_kernels.load_kernels.__wrapped__() is None
     assert "/bin/false failed on fast_kernels.cpp" in caplog.text
@@ -331,13 +334,11 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flags of x86-64")
 @pytest.mark.parametrize("processor", ["x86-64", "haswell"])
-def test_kernels_for_processors_without_avx512(processor: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_kernels_for_processors_without_avx512(processor: str, tmp_path: Path):
     if processor == "haswell" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         pytest.skip("this processor has no AVX2")
-    flags = [f"-march={processor}" if flag.startswith("-march") else flag for flag in fast_kernels._FLAGS]
-    monkeypatch.setattr(fast_kernels, "_FLAGS", tuple(flags))
     try:
-        kernels = fast_kernels.Kernels(fast_kernels._compile(tmp_path))
+        kernels = fast_kernels.Kernels(fast_kernels._compile(tmp_path, f"-march={processor}"))
     except fast_kernels.KernelError:
         pytest.skip("no C++ compiler")
     x = torch.randn(2, 32, 9, 14).contiguous(memory_format=torch.channels_last)
