@@ -43,7 +43,7 @@ def _build(spec: MethodSpec) -> nn.Module:
     if spec.kind == "lafr" and spec.path is not None and is_restorer(spec.path):
         return load_restorer(spec.path)
     if spec.kind == "lafr":
-        from lafr_arch.lafr_arch import LAFRNet  # imports diffusers, which takes seconds
+        from lafr_arch.lafr_arch import LAFRNet
 
         return LAFRNet.from_pretrained(str(spec.path))
     return BASELINES[spec.kind].build(None if spec.path is None else str(spec.path), spec.options)

@@ -7,15 +7,14 @@ or with this one. Built for CPUs: pixel-unshuffle instead of full-resolution con
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from lafr_arch.configured import ConfiguredNet, keeps_config
 from lafr_base.registry import ARCH_REGISTRY
 
 
@@ -35,6 +34,50 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.act(self.conv1(self.act(x))))
 
 
+class DiagonalGaussian:
+    """Independent normal distributions, one for each value of a latent; diffusers' DiagonalGaussianDistribution.
+
+    Args:
+        parameters: (B, 2 C, h, w), means and logarithms of variances, which are kept within -30 and 20.
+    """
+
+    def __init__(self, parameters: Tensor) -> None:
+        self.mean, logvar = parameters.chunk(2, dim=1)
+        self.logvar = logvar.clamp(-30.0, 20.0)
+
+    @property
+    def var(self) -> Tensor:
+        """Variances, (B, C, h, w)."""
+        return self.logvar.exp()
+
+    def sample(self) -> Tensor:
+        """A latent (B, C, h, w)."""
+        noise = torch.randn(self.mean.shape, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def mode(self) -> Tensor:
+        """The most probable latent, which is the mean."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """Divergence from the standard normal distribution, (B,)."""
+        return 0.5 * (self.mean**2 + self.var - 1.0 - self.logvar).sum(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What encoding gives, as diffusers' AutoencoderKLOutput."""
+
+    latent_dist: DiagonalGaussian
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding gives, as diffusers' DecoderOutput."""
+
+    sample: Tensor
+
+
 def _residual_blocks(channels: int, count: int) -> list[nn.Module]:
     return [ResidualBlock(channels) for _ in range(count)]
 
@@ -48,12 +91,12 @@ def _to_image(quarter: int, half: int | None = None) -> list[nn.Module]:
 
 
 @ARCH_REGISTRY.register()
-class MiniAutoencoder(ModelMixin, ConfigMixin):
+class MiniAutoencoder(ConfiguredNet):
     """Convolutional VAE, 8x smaller in each direction.
 
     ``encode(x).latent_dist`` and ``decode(z).sample`` take and give what diffusers' ``AutoencoderKL`` does: images RGB
     in [-1, 1], (B, 3, H, W) with H and W multiples of 8; latents (B, latent_channels, H / 8, W / 8), unscaled.
-    ``save_pretrained`` / ``from_pretrained`` read and write a folder with config.json and safetensors.
+    ``save_pretrained`` / ``from_pretrained`` write and read a folder as diffusers does: config.json, safetensors.
 
     Args:
         latent_channels: channels of the latent.
@@ -65,9 +108,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         sample_size: image size it was trained for, in pixels.
     """
 
-    _supports_gradient_checkpointing = True
-
-    @register_to_config
+    @keeps_config
     def __init__(
         self,
         latent_channels: int = 8,
@@ -79,7 +120,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         sample_size: int = 256,
     ) -> None:
         super().__init__()
-        self.gradient_checkpointing = False  # set by diffusers' enable_gradient_checkpointing
+        self.gradient_checkpointing = False
         wide, deep = encoder_widths
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -120,8 +161,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         """
         if len(self.config.decoder_widths) != 2 or half < 24:
             raise ValueError(f"MiniAutoencoder: cannot grow by {half} channels: needs two widths, and 24 channels")
-        config = {k: v for k, v in self.config.items() if not k.startswith("_")}
-        grown = MiniAutoencoder(**{**config, "decoder_widths": (*self.config.decoder_widths, half)})
+        grown = MiniAutoencoder(**{**self.config, "decoder_widths": (*self.config.decoder_widths, half)})
         first = len(self.decoder) - 2
         state = self.state_dict()
         grown.load_state_dict({k: v for k, v in state.items() if not k.startswith(f"decoder.{first}.")}, strict=False)
@@ -141,23 +181,27 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         cast(Tensor, to_pixels.bias).zero_()
         return grown
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Images (B, 3, H, W) in [-1, 1] -> distribution of latents (B, latent_channels, H / 8, W / 8)."""
-        distribution = DiagonalGaussianDistribution(self.encoder(x))
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the decoder's activations in the backward pass, to save memory."""
+        self.gradient_checkpointing = True
 
-    def encode_with_maps(self, x: Tensor) -> tuple[DiagonalGaussianDistribution, list[Tensor]]:
+    def encode(self, x: Tensor, return_dict: bool = True) -> Encoded | tuple[DiagonalGaussian]:
+        """Images (B, 3, H, W) in [-1, 1] -> distribution of latents (B, latent_channels, H / 8, W / 8)."""
+        distribution = DiagonalGaussian(self.encoder(x))
+        return Encoded(distribution) if return_dict else (distribution,)
+
+    def encode_with_maps(self, x: Tensor) -> tuple[DiagonalGaussian, list[Tensor]]:
         """Images as in :meth:`encode` -> the distribution, and maps at 1/8 and 1/4 of the size for a FidelityPath."""
         maps = []
         for index, layer in enumerate(self.encoder):
             x = layer(x)
             if index in self._encoder_taps:
                 maps.append(x)
-        return DiagonalGaussianDistribution(x), maps[::-1]
+        return DiagonalGaussian(x), maps[::-1]
 
     def decode(
         self, z: Tensor, return_dict: bool = True, fuse: Callable[[int, Tensor], Tensor] | None = None
-    ) -> DecoderOutput | tuple[Tensor]:
+    ) -> Decoded | tuple[Tensor]:
         """Latents (B, latent_channels, h, w) -> images (B, 3, 8h, 8w), nominally in [-1, 1], not clamped.
 
         ``fuse(index, map)`` may change the maps at 1/8 (index 0) and 1/4 (1) of the size as they arise.
@@ -173,9 +217,9 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
             sample = torch.utils.checkpoint.checkpoint_sequential(self.decoder, segments, z, use_reentrant=False)
         else:
             sample = self.decoder(z)
-        return DecoderOutput(sample=sample) if return_dict else (sample,)
+        return Decoded(sample) if return_dict else (sample,)
 
-    def forward(self, x: Tensor, latent_noise: float = 0.0) -> tuple[Tensor, DiagonalGaussianDistribution]:
+    def forward(self, x: Tensor, latent_noise: float = 0.0) -> tuple[Tensor, DiagonalGaussian]:
         """Encode, sample and decode, for training.
 
         Args:
@@ -185,7 +229,7 @@ class MiniAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             The decoded images and the distribution they were sampled from.
         """
-        distribution = DiagonalGaussianDistribution(self.encoder(x))
+        distribution = DiagonalGaussian(self.encoder(x))
         latent = distribution.sample()
         if latent_noise > 0:
             latent = latent + latent_noise * latent.detach().std() * torch.randn_like(latent)

@@ -54,7 +54,10 @@ class Codebook(nn.Module):
         if dim % groups:
             raise ValueError(f"Codebook: groups: {groups} does not divide the {dim} channels")
         self.n_codes, self.groups, self.beta, self.reseed_below = n_codes, groups, beta, reseed_below
-        self.codes = nn.Parameter(torch.randn(groups, n_codes, dim // groups) / math.sqrt(dim // groups))
+        codes = torch.empty(groups, n_codes, dim // groups)
+        if not codes.is_meta:  # where there is nothing to draw, and torch would import its compiler to do so
+            codes.normal_().div_(math.sqrt(dim // groups))
+        self.codes = nn.Parameter(codes)
         self.register_buffer("usage", torch.full((groups, n_codes), 1 / n_codes))
         self.register_buffer("scale", torch.ones(()))
 

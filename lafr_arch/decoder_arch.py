@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.autoencoders.vae import DecoderTiny
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from lafr_arch.autoencoder_arch import ResidualBlock
 from lafr_arch.parts import load_part
+from lafr_arch.unet_blocks import Upsample2D
 from lafr_base import weights
 from lafr_base.registry import ARCH_REGISTRY
 
@@ -56,7 +55,7 @@ class SmallDecoder(nn.Module):
         for level, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             layers += [ResidualBlock(width) for _ in range(count)]
             if level + 1 < len(widths):
-                layers.append(Upsample2D(width, use_conv=True, out_channels=widths[level + 1]))
+                layers.append(Upsample2D(width, widths[level + 1]))
         layers += [nn.SiLU(), nn.Conv2d(widths[-1], 3 * shuffle**2, 3, padding=1), nn.PixelShuffle(shuffle)]
         self.layers = nn.Sequential(*layers)
 
@@ -93,6 +92,8 @@ class TAESDDecoder(nn.Module):
         widths: Sequence[int] = (64, 64, 64, 64),
         blocks: Sequence[int] = (3, 3, 3, 1),
     ) -> None:
+        from diffusers.models.autoencoders.vae import DecoderTiny  # takes seconds
+
         super().__init__()
         if len(widths) != 4 or len(blocks) != 4:
             raise ValueError("TAESDDecoder: widths and blocks are four numbers each")

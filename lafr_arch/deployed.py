@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from lafr_arch.base_model import VAE_CLASSES
+import lafr_arch.adapter_arch  # noqa: F401 - registers its class, so that it is not looked for in every module
+from lafr_arch import kl_autoencoder
+from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import build_fidelity
-from lafr_arch.ip_adapter import IPAdapter, add_image_attention
 from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import StaticUNet
+from lafr_arch.unet_blocks import build_unet, knows
 from lafr_base.model_folder import read_config, read_folder, write_folder
 
 if TYPE_CHECKING:
@@ -72,12 +73,19 @@ def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     unet_config, vae_config = dict(config["unet"]), dict(config["vae"])
     n_tokens = unet_config.pop("n_tokens")
-    unet: Any = UNet2DConditionModel.from_config(unet_config)
     conditioner = None
+    if config.get("ip_adapter") is None and knows(unet_config):
+        unet = build_unet(unet_config)
+    else:
+        from diffusers import UNet2DConditionModel  # takes seconds, as all of diffusers
+
+        unet = UNet2DConditionModel.from_config(unet_config)
     if config.get("ip_adapter") is not None:
+        from lafr_arch.ip_adapter import IPAdapter, add_image_attention
+
         conditioner = IPAdapter.from_deployed_config(config["ip_adapter"], unet.config.cross_attention_dim)
         add_image_attention(unet, conditioner.tokens, conditioner.scale)
-    vae: Any = VAE_CLASSES[vae_config.pop("_class_name")].from_config(vae_config)
+    vae: Any = _vae_class(vae_config.pop("_class_name"), vae_config).from_config(vae_config)
     configs = {name: config[name] for name in ("alignment", "decoder", "fidelity") if config.get(name) is not None}
     scalars = ("prediction_type", "alpha_cumprod", "image_size", "weight_means", "half_precision")
     return {
@@ -90,6 +98,16 @@ def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
         "configs": configs,
         **{name: config[name] for name in scalars if name in config},
     }
+
+
+def _vae_class(name: str, config: Mapping[str, Any]) -> Any:
+    if name == "MiniAutoencoder":
+        return MiniAutoencoder
+    if name == "AutoencoderKL" and kl_autoencoder.knows(config):
+        return kl_autoencoder.AutoencoderKL
+    from lafr_arch.base_model import VAE_CLASSES  # imports diffusers
+
+    return VAE_CLASSES[name]
 
 
 def is_deployed(folder: str | Path) -> bool:

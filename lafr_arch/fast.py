@@ -11,8 +11,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
@@ -166,7 +164,7 @@ class PointwiseConv2d(nn.Module):
 
 
 class FastResnetBlock(nn.Module):
-    """diffusers' ``ResnetBlock2D`` of a VAE or a pruned UNet, as two fused convolutions.
+    """``ResnetBlock2D`` of a VAE or a pruned UNet, as two fused convolutions.
 
     Args:
         block: the block, whose parameters are shared.
@@ -176,7 +174,7 @@ class FastResnetBlock(nn.Module):
         ValueError: the block is of another form; says how.
     """
 
-    def __init__(self, block: ResnetBlock2D, overwrite: bool) -> None:
+    def __init__(self, block: Any, overwrite: bool) -> None:
         super().__init__()
         if block.upsample is not None or block.downsample is not None:
             raise ValueError("changes the size")
@@ -219,13 +217,13 @@ class FastResidualBlock(nn.Module):
 
 
 class FastUpsample(nn.Module):
-    """diffusers' ``Upsample2D``, whose doubled map is never written out.
+    """``Upsample2D``, whose doubled map is never written out.
 
     Raises:
         ValueError: the block is of another form; says how.
     """
 
-    def __init__(self, block: Upsample2D) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__()
         if block.norm is not None or not block.interpolate or not block.use_conv or block.use_conv_transpose:
             raise ValueError("is not nearest x2 and a convolution")
@@ -247,11 +245,13 @@ def _replacement(module: nn.Module, overwrite: bool) -> nn.Module | None:
     Raises:
         ValueError: something is, but does not fit this one.
     """
-    if isinstance(module, ResnetBlock2D):
-        return FastResnetBlock(module, overwrite)
     if isinstance(module, ResidualBlock):
         return FastResidualBlock(module)
-    if isinstance(module, Upsample2D):
+    # By name, since diffusers' and this project's have the same form and importing diffusers takes seconds.
+    kind = type(module).__name__ if type(module).__module__.startswith(("diffusers.", "lafr_arch.")) else ""
+    if kind == "ResnetBlock2D":
+        return FastResnetBlock(module, overwrite)
+    if kind == "Upsample2D":
         return FastUpsample(module)
     if isinstance(module, nn.Conv2d) and FusedConv2d.takes(module):
         return FusedConv2d(module)
@@ -316,7 +316,10 @@ def _share(net: LAFRNet) -> LAFRNet:
 
 
 def optimize_for_inference(
-    net: LAFRNet, dtype: torch.dtype | None = None, decoder_dtype: torch.dtype | None = None
+    net: LAFRNet,
+    dtype: torch.dtype | None = None,
+    decoder_dtype: torch.dtype | None = None,
+    kernels: bool = True,
 ) -> LAFRNet:
     """A copy of a network for inference: deployed, in eval mode and as fast as is known while exact to rounding.
 
@@ -328,6 +331,7 @@ def optimize_for_inference(
         dtype: bfloat16 or float16 for VAE and UNet, which is not exact; see :meth:`LAFRNet.set_dtype`. The network's
             own by default.
         decoder_dtype: the same for the decoder alone, as LAFRNet's argument.
+        kernels: rewrite the layers on a CPU; else they stay PyTorch's.
 
     Returns:
         The copy; its attribute ``inference_plan`` says what runs for each block and convolution, as :func:`rewrite`.
@@ -335,7 +339,7 @@ def optimize_for_inference(
     fast = _share(net).eval() if net.is_deployed or net.unet is None else copy.deepcopy(net).deploy()
     fast.requires_grad_(False)
     plan: dict[str, str] = {}
-    if next(fast.parameters()).device.type == "cpu":
+    if kernels and next(fast.parameters()).device.type == "cpu":
         plan = rewrite(fast.vae, overwrite=True, path="vae")
         for name, part in fast.parts():
             if part is not None and part is not fast.vae:

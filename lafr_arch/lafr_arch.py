@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from lafr_arch import deployed
 from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import FidelityPath
-from lafr_arch.ip_adapter import IPAdapter
 from lafr_arch.lora import lora_layers, merge_lora
 from lafr_arch.restoring import WEIGHT_MEANS
 from lafr_arch.static_unet import FullUNet, StaticUNet
 from lafr_base.model_folder import WEIGHTS_NAME
+
+if TYPE_CHECKING:
+    from lafr_arch.ip_adapter import IPAdapter
 
 
 def predict_sample(latent: Tensor, prediction: Tensor, alpha_cumprod: float | Tensor, prediction_type: str) -> Tensor:
@@ -243,11 +245,13 @@ class LAFRNet(nn.Module):
             self.unet = self.unet.prune()
         return self.eval().requires_grad_(False)
 
-    def for_inference(self, dtype: torch.dtype | None = None, decoder_dtype: torch.dtype | None = None) -> LAFRNet:
+    def for_inference(
+        self, dtype: torch.dtype | None = None, kernels: bool = True, decoder_dtype: torch.dtype | None = None
+    ) -> LAFRNet:
         """A copy that gives the same faces to rounding, faster: :func:`lafr_arch.fast.optimize_for_inference`."""
         from lafr_arch.fast import optimize_for_inference  # which imports this module's types
 
-        return optimize_for_inference(self, dtype, decoder_dtype)
+        return optimize_for_inference(self, dtype, decoder_dtype, kernels)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the deployed network to a folder: :func:`lafr_arch.deployed.write`; this network stays as it is."""

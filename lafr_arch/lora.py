@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 _CONV = ("conv", "conv1", "conv2", "conv_in", "conv_shortcut", "conv_out")
@@ -43,6 +42,8 @@ def add_lora(
     Raises:
         ValueError: unknown group, or no layer has one of the names.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and a deployed network needs none
+
     if isinstance(targets, str):
         if targets not in LORA_TARGETS:
             raise ValueError(f"lora: targets: {targets} is unknown; use {', '.join(LORA_TARGETS)} or a list of names")
@@ -86,7 +87,10 @@ def add_encoder_lora(vae: nn.Module, rank: int = 4, alpha: float | None = None) 
 
 def lora_layers(module: nn.Module) -> list[str]:
     """Names of the layers with LoRA."""
-    return [name for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)]
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    if tuners is None:  # nobody has made any
+        return []
+    return [name for name, child in module.named_modules() if isinstance(child, tuners.BaseTunerLayer)]
 
 
 def merge_lora(module: nn.Module) -> None:

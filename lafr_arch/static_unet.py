@@ -10,14 +10,15 @@ An IP-Adapter's image attention (:mod:`lafr_arch.ip_adapter`) stays as it is: it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
-from diffusers.models.resnet import ResnetBlock2D
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 # Settings of UNet2DConditionModel that change the function in ways that pruning does not cover, with the only value it
 # was written for. No Stable Diffusion 1.x or 2.x sets any of them.
@@ -44,15 +45,15 @@ class StaticCrossAttention(nn.Module):
     """Cross-attention whose keys and values are constants.
 
     Args:
-        attention: the ``attn2`` of a diffusers transformer block; its query and output layers are taken over, and those
-            of an IP-Adapter.
+        attention: the ``attn2`` of a transformer block, diffusers' or of :mod:`lafr_arch.unet_blocks`; its query and
+            output layers are taken over, and those of an IP-Adapter.
         n_tokens: tokens of the prompt.
     """
 
     key: Tensor
     value: Tensor
 
-    def __init__(self, attention: Attention, n_tokens: int) -> None:
+    def __init__(self, attention: Any, n_tokens: int) -> None:
         super().__init__()
         self.heads = attention.heads
         self.attention_scale = attention.scale
@@ -63,7 +64,7 @@ class StaticCrossAttention(nn.Module):
         self.register_buffer("key", torch.zeros(shape, dtype=weight.dtype, device=weight.device))
         self.register_buffer("value", torch.zeros(shape, dtype=weight.dtype, device=weight.device))
         processor = attention.processor
-        self.has_image_attention = isinstance(processor, IPAdapterAttnProcessor2_0)
+        self.has_image_attention = hasattr(processor, "to_k_ip")
         if self.has_image_attention:
             (self.to_k_ip,), (self.to_v_ip,) = processor.to_k_ip, processor.to_v_ip
             (self.image_scale,) = processor.scale
@@ -83,7 +84,7 @@ class StaticCrossAttention(nn.Module):
             (B, N, C).
         """
         query = self._heads(self.to_q(hidden_states))
-        batch = len(hidden_states)
+        batch = hidden_states.shape[0]  # not len(), which an exported graph would hold as a constant
         key, value = (self._heads(t.to(query.dtype)).expand(batch, -1, -1, -1) for t in (self.key, self.value))
         out = F.scaled_dot_product_attention(query, key, value, scale=self.attention_scale)
         if self.has_image_attention:
@@ -96,11 +97,11 @@ class StaticCrossAttention(nn.Module):
         return out
 
 
-def cross_attentions(unet: nn.Module) -> Iterator[tuple[nn.Module, Attention]]:
-    """Transformer blocks with a diffusers cross-attention, and that attention."""
+def cross_attentions(unet: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
+    """Transformer blocks with a cross-attention that is not static yet, and that attention."""
     for module in unet.modules():
         attention = getattr(module, "attn2", None)
-        if isinstance(attention, Attention):
+        if attention is not None and not isinstance(attention, StaticCrossAttention):
             yield module, attention
 
 
@@ -110,8 +111,11 @@ class StaticUNet(nn.Module):
     Built by :meth:`from_unet`. Modules keep diffusers' names, so LoRA finds its targets as in the full UNet.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, n_tokens: int) -> None:
-        """Take over the layers of ``unet`` (which is used up); constants stay to be filled in."""
+    def __init__(self, unet: Any, n_tokens: int) -> None:
+        """Take over the layers of a UNet2DConditionModel, which is used up, or of what `unet_blocks.build_unet` makes.
+
+        Constants stay to be filled in.
+        """
         super().__init__()
         self.conv_in = unet.conv_in
         self.down_blocks = unet.down_blocks
@@ -122,9 +126,8 @@ class StaticUNet(nn.Module):
         self.conv_out = unet.conv_out
         self.unet_config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
         self.n_tokens = n_tokens
-        for module in self.modules():
-            if isinstance(module, ResnetBlock2D):
-                module.time_emb_proj = None
+        for module in _resnets(self):
+            module.time_emb_proj = None
         for block, attention in list(cross_attentions(self)):
             block.attn2 = StaticCrossAttention(attention, n_tokens)
 
@@ -163,8 +166,8 @@ class StaticUNet(nn.Module):
             )
         steps = torch.tensor([timestep], device=unet.device)
         embedding = unet.time_embedding(unet.time_proj(steps).to(unet.dtype))
-        for module in unet.modules():
-            if isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None:
+        for module in _resnets(unet):
+            if module.time_emb_proj is not None:
                 constant = module.time_emb_proj(module.nonlinearity(embedding))[0]
                 conv = module.conv1
                 if not isinstance(conv, nn.Conv2d):
@@ -249,6 +252,10 @@ class FullUNet(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """As :meth:`StaticUNet.enable_gradient_checkpointing`."""
         self.unet.enable_gradient_checkpointing()
+
+
+def _resnets(unet: nn.Module) -> list[Any]:
+    return [module for module in unet.modules() if type(module).__name__ == "ResnetBlock2D"]  # diffusers', or ours
 
 
 def _tokens(block: nn.Module, image_tokens: Tensor | None) -> dict[str, Tensor | None]:

@@ -53,6 +53,6 @@ class AutoencoderModel(ImageTrainingModel):
 
     def write_result(self, folder: Path) -> str:
         if self.latent_square is not None:
-            self.bare_g.register_to_config(scaling_factor=float(self.latent_square.rsqrt()))
+            self.bare_g.config["scaling_factor"] = float(self.latent_square.rsqrt())
         self.bare_g.save_pretrained(folder / "vae")
         return "vae"

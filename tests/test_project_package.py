@@ -138,6 +138,29 @@ def test_restoring_and_comparing_need_no_basicsr() -> None:
     assert not {"basicsr", "facexlib", "tensorboard", "tensorboardX"} & set(imported.split())
 
 
+RESTORE = """
+import sys
+import numpy as np
+from lafr import LAFRer
+
+faces = LAFRer(detection_model="builtin", engine="kernels").enhance(np.full((300, 300, 3), 128, np.uint8))[0]
+faces += LAFRer(detection_model="builtin", engine="kernels").enhance(
+    np.full((256, 256, 3), 128, np.uint8), has_aligned=True
+)[1]
+assert len(faces) == 1
+print(*sys.modules)
+"""
+
+
+def test_restoring_imports_what_it_uses() -> None:
+    """Some of these take longer to import than a photo to restore."""
+    imported = set(run_python(RESTORE).split())
+    slow = {"diffusers", "transformers", "peft", "accelerate", "torch._dynamo", "torch._inductor", "sympy"}
+    slow |= {"torch.onnx", "torchvision", "scipy.stats", "scipy.optimize", "sklearn", "matplotlib", "pandas"}
+    slow |= {"spandrel", "facexlib", "basicsr", "lpips", "onnx", "onnxruntime", "openvino", "gradio", "jinja2", "ray"}
+    assert not slow & imported
+
+
 def test_training_without_basicsr_says_what_is_missing_in_one_line(tmp_path: Path) -> None:
     code = "import sys, runpy; sys.modules['basicsr'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     command = [sys.executable, "-c", code, str(ROOT / "basicsr" / "train.py")]
