@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lafr_arch import engines
+from lafr_arch.engines import EngineError
 from lafr_arch.restoring import as_restoring
 from lafr_base.dtypes import DTYPES
 
@@ -29,19 +31,20 @@ class FaceRunner:
 
     Args:
         network: under `lafr_arch.restoring.RestoringNetwork`, or any module that maps (B, 3, S, S) RGB in [0, 1] to the
-            same; used in eval mode, moved to `device`. What its `for_inference` returns is what runs.
+            same; used in eval mode, moved to `device`.
         device: where to run.
         batch_size: most faces at once. Halved for good whenever memory runs out.
         precision: one of `PRECISIONS`. LAFRNet lowers the parts that can bear it; other networks run under autocast. A
             face whose result is not finite is repeated in fp32. "auto" is fp32, but for a network of `half_precision`
-            on a GPU fp16 and on a CPU with AMX bf16, unless the first batch differs by more than `MAX_LEVELS`.
+            on a GPU fp16, on a CPU with AMX bf16, and in OpenVINO bf16 where the processor multiplies it, unless the
+            first batch differs by more than `MAX_LEVELS`.
         compiled: run the network through `torch.compile`, which takes minutes before the first batch; on a GPU as CUDA
             graphs. Shapes are static: a batch that is not full is filled up with copies of its last face. Where it
-            cannot be compiled, and on a CPU for a network of `own_kernels`, a warning says so and it runs
-            as it is.
+            cannot be compiled, and where another engine than `torch` runs, a warning says so and it runs as it is.
+        engine: one of `lafr_arch.engines.ENGINES`; what cannot run here is replaced, and a warning says by what.
 
     Raises:
-        ValueError: `batch_size` below 1 or an unknown precision.
+        ValueError: `batch_size` below 1, an unknown precision or engine.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class FaceRunner:
         batch_size: int = 8,
         precision: str = "fp32",
         compiled: bool = False,
+        engine: str = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
@@ -60,22 +64,27 @@ class FaceRunner:
         self.batch_size = batch_size
         network = network.to(device).eval()
         self._network = as_restoring(network, image_size=0)  # the faces say their size themselves
-        if compiled and device.type == "cpu" and self._network.own_kernels:
-            logger.warning("compile: left out; on a CPU this network's own kernels are faster")
-            compiled = False
-        self.compiled = compiled
-        lower = fast_precision(device) if self._network.half_precision else None
-        self.precision = (lower or "fp32") if precision == "auto" else precision
-        self._settled = precision != "auto" or lower is None
+        self.engine, self.precision = engines.pick(engine, self._network, device, precision)
         self._copies: dict[str, nn.Module] = {}
-        self.network: nn.Module = self._copy(self.precision)
-        if compiled:
+        try:
+            self.network: nn.Module = self._copy(self.precision)
+        except EngineError as error:
+            self.engine, self.precision = engines.pick("kernels", self._network, device, precision)
+            logger.warning("engine left out, %s runs: %s", self.engine, error)
+            self.network = self._copy(self.precision)
+        self._settled = precision != "auto" or self.precision == "fp32"
+        self.compiled = compiled and self.engine == "torch"
+        if self.compiled:
             self.network = CompiledNetwork(self.network, device)
+        elif compiled and self.engine == "kernels":
+            logger.warning("compile: left out; on a CPU this network's own kernels are faster")
+        elif compiled:
+            logger.warning("compile: left out; it is for PyTorch's layers, and %s runs", self.engine)
 
     def _copy(self, precision: str) -> nn.Module:
         """The network as it runs in a precision, not compiled."""
         if precision not in self._copies:
-            self._copies[precision] = self._network.for_inference(None if precision == "fp32" else DTYPES[precision])
+            self._copies[precision] = engines.build(self._network, self.engine, precision)
         return self._copies[precision]
 
     def __call__(self, faces: Sequence[np.ndarray], **options: Any) -> list[np.ndarray | None]:
@@ -153,13 +162,6 @@ class FaceRunner:
         stacked = np.ascontiguousarray(np.stack(batch).transpose(0, 3, 1, 2))
         output = network(torch.from_numpy(stacked).to(self.device), **options)
         return list(output[:count].float().permute(0, 2, 3, 1).cpu().numpy())
-
-
-def fast_precision(device: torch.device) -> str | None:
-    """The lower precision in which a device's matrix units are several times faster than in fp32; None for none."""
-    if device.type == "cuda":
-        return "fp16"  # as fast as bf16, and nearer to fp32: 0.02 against 0.15 levels with mini
-    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else None
 
 
 class CompiledNetwork(nn.Module):

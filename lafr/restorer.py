@@ -52,6 +52,8 @@ class LAFRer:
             are none; None for the detector's own. Not for a detector passed as `detection_model`, which has one.
         batch_size: faces that go through the network at once, of one photo or of several.
         precision: "auto", "fp32", "fp16" or "bf16": see `lafr.batching.FaceRunner`, as for `compiled`.
+        engine: what runs the network: "auto" (the fastest there is), "torch", "kernels", "openvino" or "onnxruntime";
+            see `lafr_arch.engines`.
         eye_dist_threshold: faces whose eyes are closer than this many photo pixels are left alone, as in GFPGAN.
         compiled: run through torch.compile.
         identity: measure for each face whether it is still the same person; see `lafr.identity`.
@@ -78,6 +80,7 @@ class LAFRer:
         precision: str = "auto",
         eye_dist_threshold: float = 5,
         compiled: bool = False,
+        engine: str = "auto",
         identity: bool = True,
         identity_threshold: float | None = None,
     ) -> None:
@@ -93,7 +96,7 @@ class LAFRer:
         self.device = pick_device(device)
         network = load_network(model if model_path is None else model_path, self.device)
         self.face_size = network.image_size
-        runner = FaceRunner(network, self.device, batch_size, precision, compiled)
+        runner = FaceRunner(network, self.device, batch_size, precision, compiled, engine)
         if isinstance(detection_model, str):
             detection_model = build_detector(detection_model, str(self.device), detection_threshold)
         elif detection_threshold is not None:

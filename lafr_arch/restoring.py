@@ -31,10 +31,10 @@ class RestoringNetwork(Protocol):
     def __call__(self, lq: Tensor, **options: Any) -> Any:
         """Restore faces."""
 
-    def for_inference(self, dtype: torch.dtype | None = None) -> nn.Module:
+    def for_inference(self, dtype: torch.dtype | None = None, kernels: bool = True) -> nn.Module:
         """Return what gives the same faces, to rounding, as fast as is known; in ``dtype``, where that is given.
 
-        The network itself stays as it is.
+        Without ``kernels`` it is made of PyTorch's layers alone. The network itself stays as it is.
         """
 
 
@@ -45,7 +45,7 @@ class RunsAsItIs:
     half_precision: bool = False
     own_kernels: bool = False
 
-    def for_inference(self, dtype: torch.dtype | None = None) -> nn.Module:
+    def for_inference(self, dtype: torch.dtype | None = None, kernels: bool = True) -> nn.Module:  # noqa: ARG002
         """The network itself, or under autocast."""
         assert isinstance(self, nn.Module)
         return self if dtype is None else _Autocast(self, dtype)

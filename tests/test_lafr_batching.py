@@ -142,7 +142,7 @@ class Lowered(nn.Module):
         self.error, self.dtype = error, dtype
         self.batches = 0
 
-    def for_inference(self, dtype: torch.dtype | None = None) -> Lowered:
+    def for_inference(self, dtype: torch.dtype | None = None, kernels: bool = True) -> Lowered:
         return Lowered(self.error, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Lowered(nn.Module):
 def test_auto_keeps_fp32_where_faces_would_change(
     levels: float, kept: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("lafr.batching.fast_precision", lambda device: "bf16")
+    monkeypatch.setattr("lafr_arch.engines.fast_precision", lambda device: "bf16")
     faces = list(np.random.default_rng(0).random((3, 8, 8, 3), dtype=np.float32))
     runner = FaceRunner(Lowered(levels / 255), CPU, batch_size=2, precision="auto")
     first, second = runner(faces), runner(faces)
@@ -169,7 +169,7 @@ def test_auto_keeps_fp32_where_faces_would_change(
 
 
 def test_auto_is_fp32_where_nothing_is_faster(monkeypatch: pytest.MonkeyPatch):
-    from lafr.batching import fast_precision
+    from lafr_arch.engines import fast_precision
 
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert FaceRunner(Lowered(0), CPU, precision="auto").precision == "fp32"

@@ -317,7 +317,7 @@ def test_a_start_that_fails_claims_nothing(tmp_path: Path, command: list[str], c
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, "ray", None)
             patch.delitem(sys.modules, "lafr.scale.ray_engine", raising=False)
-            assert main([*arguments, "--engine", "ray"]) == 2
+            assert main([*arguments, "--workers", "2"]) == 2
         assert "needs Ray Data" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""lafr batch --engine ray: the same lines and files, also when an actor dies."""
+"""lafr batch --workers: the same lines and files, also when an actor dies."""
 
 from __future__ import annotations
 

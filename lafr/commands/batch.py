@@ -8,7 +8,7 @@ and done again with --overwrite. The number of processes may change. docs/scale.
 
   lafr batch photos -o results
   torchrun --nproc_per_node 8 -m lafr.cli batch photos -o results      each process takes a share, and a GPU
-  lafr batch photos.txt -o results --engine ray --workers 8            pip install 'lafr[scale]'
+  lafr batch photos.txt -o results --workers 8                         pip install 'lafr[scale]'
   lafr batch photos -o results --status                                what is done, what is missing
 
 Exit status: 0, all done; 1, a photo failed, is damaged, or was not done since there is a result of something else (of
@@ -69,8 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
     add("--retry_failed", "--retry-failed", action="store_true", help="do the photos again that failed")
     add("--status", action="store_true", help="restore nothing; count what is done and what is missing")
-    add("--engine", choices=("plain", "ray"), default="plain", help="plain (default): this process does its share")
-    add("--workers", type=int, default=1, metavar="N", help="actors of --engine ray (default: 1)")
+    add("--workers", type=int, metavar="N", help="have N actors of Ray do it (default: this process does its share)")
     add("--rank", type=int, metavar="N", help="this process's share, from 0 (default: the variable RANK, or 0)")
     add("--world_size", type=int, metavar="N", help="number of processes (default: the variable WORLD_SIZE, or 1)")
     add_result_arguments(parser)
@@ -93,13 +92,13 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    everything = world == 1 or args.engine == "ray"
+    everything = world == 1 or args.workers
     left_out = job.photos.left_out
     if everything and not len(ledger) and not ledger.kept:
         return _stop(f"{shown(args.input)}: no photo was found{f'; it has {left_out}' if str(left_out) else ''}")
     share = "" if everything else f" in share {rank} of {world}"
     print(f"{_counts(ledger)}{share}. Results: {shown(args.out)}", flush=True)
-    if args.engine != "ray":  # whose driver does not search
+    if not args.workers:  # whose driver does not search
         say_left_out(left_out)
     flawed = ledger.count("failed") or ledger.kept or ledger.damaged or left_out.closed
     # torchrun ends all processes as soon as one has another status than 0.
@@ -107,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _share(args: argparse.Namespace) -> tuple[int, int]:
-    if args.workers < 1:
+    if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1; got {args.workers}")
-    if args.engine == "ray":
+    if args.workers:
         return 0, 1
     rank = _variable("RANK", 0) if args.rank is None else args.rank
     world = _variable("WORLD_SIZE", 1) if args.world_size is None else args.world_size
@@ -152,12 +151,12 @@ def _work(args: argparse.Namespace, job: Job, rank: int, world: int) -> Ledger:
 
     check_claim(job.files.out, job.made_with, args.overwrite)
     check_writable(job.files.out)
-    if args.engine == "plain":
+    if not args.workers:
         return run_share(job, rank, world, args.retry_failed)
     try:
         from lafr.scale.ray_engine import run_ray
     except ImportError as error:
-        raise ImportError(f"--engine ray needs Ray Data ({error}); pip install 'lafr[scale]'") from error
+        raise ImportError(f"--workers needs Ray Data ({error}); pip install 'lafr[scale]'") from error
     return run_ray(job, args.workers, args.retry_failed)
 
 
@@ -176,7 +175,7 @@ def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> Re
     """
     from lafr.scale.run import claim
 
-    if args.device == "auto" and args.engine == "plain" and "LOCAL_RANK" in os.environ:
+    if args.device == "auto" and not args.workers and "LOCAL_RANK" in os.environ:
         import torch
 
         if torch.cuda.is_available():

@@ -158,12 +158,23 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
-        help="arithmetic; auto (default): LAFR's networks in fp16 on GPUs and bf16 on CPUs with AMX, unless the first "
-        "faces would change by over 2 of 255 levels; else fp32",
+        help="arithmetic; auto (default): LAFR's networks in fp16 on GPUs, and on CPUs in bf16 where that is faster, "
+        "unless the first faces would change by over 2 of 255 levels; else fp32",
     )
     add("--compile", action="store_true", help="torch.compile the network (a GPU: CUDA graphs); slow to start")
+    add_engine(parser)
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
     add_face_arguments(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``."""
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "kernels", "openvino", "onnxruntime"),
+        default="auto",
+        help="what runs the network on a CPU; auto (default): the fastest that is installed and can run here",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -289,6 +300,7 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
         batch_size=args.batch_size,
         precision=args.precision,
         compiled=args.compile,
+        engine=args.engine,
         identity_threshold=args.identity_threshold,
     )
 

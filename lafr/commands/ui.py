@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 
+from lafr.commands.restore import add_engine
 from lafr_base.weights import WeightsError
 
 HELP = "restore photos in a web page on this computer"
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="least confidence of the detector, 0 to 1 (default: its own)",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add_engine(parser)
     add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
     add("--max_upload", type=int, default=100, metavar="MB", help="largest file, megabytes (default: 100)")
     add("--max_pixels", type=int, default=60, metavar="MP", help="largest photo, megapixels (default: 60)")
@@ -62,7 +64,12 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         models = Models(
-            offered(args.model), args.device, args.detection_model, args.batch_size, args.detection_threshold
+            offered(args.model),
+            args.device,
+            args.detection_model,
+            args.batch_size,
+            args.detection_threshold,
+            args.engine,
         )
         models.get(models.names[0])  # what is wrong with it is said now, not to the first user
         limits = Limits(args.max_photos, args.max_pixels * 1_000_000, args.max_pages)

@@ -39,7 +39,8 @@ class Models:
         device: see `lafr.LAFRer`, as for what follows.
         detection_model: one detector for all.
         batch_size: most faces at once.
-        detection_threshold: least confidence of what is taken for a face.
+        detection_threshold: see `lafr.LAFRer`, as for what follows.
+        engine: what runs the networks.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class Models:
         detection_model: str = "auto",
         batch_size: int = 8,
         detection_threshold: float | None = None,
+        engine: str = "auto",
     ) -> None:
         self.names = list(names)
-        self._options = {"device": device, "batch_size": batch_size}
+        self._options = {"device": device, "batch_size": batch_size, "engine": engine}
         self._detection = {"detection_model": detection_model, "detection_threshold": detection_threshold}
         self._loaded: dict[str, LAFRer] = {}
         self._loading, self._running = threading.RLock(), threading.Lock()
