@@ -97,6 +97,43 @@ def test_inference_refuses_what_it_cannot_check(monkeypatch: pytest.MonkeyPatch)
         load("inference").main()
 
 
+def test_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    script = load("engines")
+    monkeypatch.setattr(script, "ROWS", (("torch", "fp32"), ("kernels", "fp32"), ("kernels", "int4")))
+    monkeypatch.setattr(script, "obstacle", lambda _, precision, __: "not here" if precision == "int4" else None)
+    (tmp_path / "faces").mkdir()
+    io.imsave(tmp_path / "faces/0.png", photos.astronaut()[:256, 80:336], check_contrast=False)
+    out = tmp_path / "engines.json"
+    arguments = ["--size", "64", "--faces", str(tmp_path / "faces"), "--repeat", "1", "--out", str(out)]
+    arguments += ["--n_faces", "1"]
+    monkeypatch.setattr(sys, "argv", ["engines.py", *arguments])
+    assert script.main() == 0
+    (measured,) = json.loads(out.read_text())["sizes"]
+    assert (measured["size"], measured["faces"]) == (64, 1)
+    assert measured["left_out"] == {"kernels int4": "not here"}
+    plain, fast = (measured["rows"][f"{engine} fp32"] for engine in ("torch", "kernels"))
+    for row in (plain, fast):
+        assert set(row["seconds"]) == {"whole", "encode", "align", "denoise", "decode"}
+        assert 0 < row["ready_and_first_face"] < row["start"]
+        assert row["disk_mb"] > 20
+    assert plain["largest_levels"] == 0 < fast["largest_levels"] < 1
+    assert fast["psnr"] == pytest.approx(plain["psnr"], abs=0.01)
+    assert str(tmp_path) not in out.read_text()
+    assert "kernels int4: left out, not here" in capsys.readouterr().out
+
+
+def test_startup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    out = tmp_path / "startup.json"
+    monkeypatch.setattr(sys, "argv", ["startup.py", "--engine", "torch", "--repeat", "1", "--out", str(out)])
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    assert load("startup").main() == 0
+    figures = json.loads(out.read_text())["engines"]["torch"]
+    assert figures["engine"] == "torch"
+    for which in ("first", "again"):
+        assert sum(figures[which]["seconds"].values()) < figures[which]["wall"]
+        assert figures[which]["cpu"] > 0
+
+
 def test_decoder_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     script = load("decoder")
     out = tmp_path / "decoder.json"
