@@ -114,6 +114,7 @@ def write_film(
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     matrix: tuple[int, ...] | None = None,
+    aspect: Fraction | None = None,
     sound: bool = True,
     subtitles: bool = False,
 ) -> Path:
@@ -126,6 +127,7 @@ def write_film(
         codec: of the pictures.
         pixel_format: of the pictures.
         matrix: the display matrix.
+        aspect: width of a pixel over its height.
         sound: with a tone in AAC.
         subtitles: with two lines of SubRip.
     """
@@ -138,6 +140,8 @@ def write_film(
         context.pix_fmt, context.time_base = pixel_format, TIME_BASE
         context.color_primaries = context.color_trc = context.colorspace = 1
         context.color_range = 1
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
         if matrix is not None:
             stream.set_display_matrix(matrix)
         tone = film.add_stream("aac", rate=48000, layout="mono") if sound else None

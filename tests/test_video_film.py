@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -48,7 +49,7 @@ def greener(before: np.ndarray, after: np.ndarray, frame: int) -> float:
 def test_all_but_faces_stays(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     times = [900, *(900 + np.cumsum(rng.integers(1000, 8000, FRAMES - 1))).tolist()]
-    source = films.write_film(tmp_path / "old.mkv", pictures(), times, subtitles=True)
+    source = films.write_film(tmp_path / "old.mkv", pictures(), times, subtitles=True, aspect=Fraction(16, 15))
     target = tmp_path / "new.mkv"
     report = run(source, target)
     before, after = films.read_frames(source), films.read_frames(target)
@@ -59,12 +60,15 @@ def test_all_but_faces_stays(tmp_path: Path) -> None:
         assert film.metadata["title"] == "A portrait"
         assert film.streams.audio[0].metadata["language"] == "deu"
         context = film.streams.video[0].codec_context
+        assert film.streams.video[0].sample_aspect_ratio == Fraction(16, 15)
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
     for frame in (0, FRAMES - 1):
         assert greener(before[frame][1], after[frame][1], frame) == pytest.approx(25.5, abs=4)
         assert np.abs(after[frame][1].astype(int) - before[frame][1])[:, :40].mean() < 4  # what encoding costs
     assert report["frames"] == FRAMES
-    assert [(face["face"], face["restored"], face["from"]) for face in report["faces"]] == [(0, FRAMES, 0.0)]
+    (face,) = report["faces"]
+    assert (face["face"], face["restored"]) == (0, FRAMES)
+    assert (face["from"], face["to"]) == (round(before[0][0], 3), round(before[-1][0], 3))
     assert json.loads((tmp_path / "new.mkv.json").read_text()) == report
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.mkv", "new.mkv.json", "old.mkv"]
 
@@ -230,6 +234,26 @@ def test_without_pyav_one_line_says_so() -> None:
     assert done.stderr.startswith("lafr video needs PyAV")
     assert done.stderr.endswith("pip install 'lafr[video]'\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_damaged_film_is_restored_as_far_as_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = films.write_film(tmp_path / "old.mov", pictures(6), codec="png", pixel_format="rgb24", sound=False)
+    data = bytearray(source.read_bytes())
+    middle = data.find(b"\x89PNG", len(data) // 2)  # a picture begins here
+    data[middle : middle + 8] = bytes(8)
+    source.write_bytes(data)
+    report = run(source, tmp_path / "new.mkv")
+    assert report["frames"] in (4, 5)  # decoders that work ahead lose one more
+    assert caplog.text.count("old.mov: is damaged; what can be decoded is restored") == 1
+
+
+def test_faces_are_numbered_in_the_film() -> None:
+    frames = list(enumerate(pictures(2)))
+    wishes = FilmWishes(choice=FaceChoice(numbers=frozenset()), draw_box=True)
+    (_, image), _ = FilmRestorer(films.restorer(), wishes).restore(frames)
+    changed = image[(image != frames[0][1]).any(axis=2)]
+    assert len(changed) > 50
+    assert {tuple(pixel) for pixel in changed} <= {(127, 127, 127), (0, 0, 0)}  # gray: not chosen
 
 
 def test_a_film_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from lafr_base.weights import WeightsError
 
 HELP = "restore the faces of a film"
 
-RESULT_OPTIONS = ("model", "upscale", *OPTIONS, "detection_model", "bg_upsampler", "precision", "stabilise")
+RESULT_OPTIONS = ("model", "upscale", *OPTIONS, "detection_model", "bg_upsampler", "precision", "stabilise", "draw_box")
 """Names of the parsed arguments that decide what comes out, beside the encoding."""
 
 
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="0 to below 1, share of the frames before in each face (default: 0.85); 0 restores each for itself",
     )
+    add("--draw_box", action="store_true", help="outline the faces, with their numbers")
     add_restorer_arguments(parser, upscale=1)
 
 
@@ -74,7 +75,7 @@ def _restore(args: argparse.Namespace) -> int:
     options = face_options(args)
     if options.pop("only_center_face"):
         options["choice"] = replace(options["choice"], center=True)
-    wishes = FilmWishes(**options, stabilise=args.stabilise)
+    wishes = FilmWishes(**options, stabilise=args.stabilise, draw_box=args.draw_box)
     made_with = {**{name: getattr(args, name) for name in RESULT_OPTIONS}, "network": network_files(args.model)}
     job = FilmJob(args.input, args.output, wishes, json.loads(json.dumps(made_with)), args.codec, args.crf)
     with logging_redirect_tqdm(), tqdm(desc="Restoring", unit="frame") as bar:

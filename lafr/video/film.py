@@ -99,7 +99,7 @@ def restore_film(
     pieces = Pieces(job.folder, _identity_of(job, encoding))
     state = _Run(job, film, FilmRestorer(restorer, job.wishes), pieces, encoding, progress).restore()
     left_out = join(pieces, job.source, job.target, picture.turn)
-    report = _report(job, film, restorer.composer, state, left_out)
+    report = _report(job, restorer.composer, state, left_out)
     write_json(job.report, report)
     pieces.remove()
     return report
@@ -138,7 +138,7 @@ class _Run:
         item = next(frames, None)
         while item is not None:
             first = replace_pixels(*item, self.encoding.pixel_format)
-            with self.pieces.writer(number, self.encoding, first, self.film.rate) as writer:
+            with self.pieces.writer(number, self.encoding, first, self.film) as writer:
                 for place in range(self.job.piece):
                     writer.put(replace_pixels(*item, self.encoding.pixel_format) if place else first)
                     done, last = done + 1, item[0].pts
@@ -156,19 +156,20 @@ class _Run:
     def _frames(self, note: Mapping[str, Any] | None) -> Iterator[tuple[Picture, np.ndarray]]:
         """Yield the frames after a piece with what becomes of them."""
         if note is None:
-            yield from self.restorer.restore((picture, picture.image) for picture in self.film.pictures())
+            pairs = ((picture, picture.image) for picture in self.film.pictures())
+            yield from self.restorer.restore(pairs, seconds=self.film.seconds)
             return
         last = note["last"]
         pictures = self.film.pictures(last - round(WARM_UP / (self.film.rate * self.film.time_base)))
         pairs = ((picture, picture.image) for picture in pictures)
-        for picture, image in self.restorer.restore(pairs, note["state"], lambda picture: picture.pts >= last):
+        for picture, image in self.restorer.restore(
+            pairs, note["state"], lambda picture: picture.pts >= last, self.film.seconds
+        ):
             if picture.pts > last:
                 yield picture, image
 
 
-def _report(
-    job: FilmJob, film: Film, composer: Composer, state: Mapping[str, Any], left_out: list[str]
-) -> dict[str, Any]:
+def _report(job: FilmJob, composer: Composer, state: Mapping[str, Any], left_out: list[str]) -> dict[str, Any]:
     """Return what is said of a film.
 
     Keys: ``input``, ``output``, ``frames``, ``left_out`` (streams that the format cannot hold), and ``faces`` in the
@@ -181,8 +182,8 @@ def _report(
     for face in (FilmFace(**entry) for entry in state["faces"]):
         entry: dict[str, Any] = {
             "face": face.number,
-            "from": round(face.first / float(film.rate), 3),
-            "to": round((face.last + 1) / float(film.rate), 3),
+            "from": round(face.first, 3),
+            "to": round(face.last, 3),
             "box": [round(value, 1) for value in face.box],
             "restored": face.frames,
             "weight": face.weight,

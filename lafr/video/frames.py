@@ -6,6 +6,7 @@ and back costs nothing elsewhere.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
 from lafr_base.files import shown
+
+logger = logging.getLogger(__name__)
 
 _HD_HEIGHT = 720  # from here on, players take untagged colours for BT.709 in place of BT.601
 _UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
@@ -116,6 +119,7 @@ class Film:
         if not path.is_file():
             raise FilmError(f"{shown(path)}: there is no such file")
         self.path = path
+        self._said: set[str] = set()
         with self._open() as container:
             stream = self._stream(container)
             self.time_base: Fraction = stream.time_base or Fraction(1, 1000)
@@ -123,14 +127,15 @@ class Film:
             self.rate: Fraction = stream.average_rate or stream.guessed_rate or Fraction(25)
             """Pictures a second, on average."""
             seconds = float(stream.duration * self.time_base) if stream.duration else (container.duration or 0) / 1e6
+            self.aspect: Fraction | None = stream.sample_aspect_ratio or None
+            """Width of a pixel over its height; None where the film does not say."""
             self.count: int | None = stream.frames or round(seconds * float(self.rate)) or None
             """Pictures in all, as far as the film says; None where it does not."""
 
     def pictures(self, start: int | None = None) -> Iterator[Picture]:
         """Yield frames in the order of showing, from the first whose timestamp is at least `start`.
 
-        Raises:
-            FilmError: the film's pictures cannot be decoded.
+        What is damaged is passed over, with a warning.
         """
         next_pts = 0
         with self._open() as container:
@@ -138,17 +143,35 @@ class Film:
             stream.thread_type = "AUTO"
             if start is not None:
                 container.seek(start, stream=stream)
+            for frame in self._decoded(container, stream):
+                pts = next_pts if frame.pts is None else frame.pts
+                next_pts = pts + (frame.duration or round(1 / (self.rate * self.time_base)))
+                if frame.interlaced_frame:
+                    self._warn("is interlaced, and is restored as if it were not: deinterlace it first")
+                if start is None or pts >= start:
+                    turn = Turn.of(frame)
+                    yield Picture(turn.upright(to_bgr(frame)), pts, frame.duration or 0, frame, turn)
+
+    def _decoded(self, container: av.container.InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        packets = container.demux(stream)
+        while True:
             try:
-                for frame in container.decode(stream):
-                    pts = next_pts if frame.pts is None else frame.pts
-                    next_pts = pts + (frame.duration or round(1 / (self.rate * self.time_base)))
-                    if start is None or pts >= start:
-                        turn = Turn.of(frame)
-                        yield Picture(turn.upright(to_bgr(frame)), pts, frame.duration or 0, frame, turn)
-            except av.error.InvalidDataError as error:
-                raise FilmError(
-                    f"{shown(self.path)}: is damaged after {next_pts * self.time_base} s ({error})"
-                ) from error
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                yield from packet.decode()
+            except av.error.InvalidDataError:
+                self._warn("is damaged; what can be decoded is restored")
+
+    def _warn(self, what: str) -> None:
+        """Say something of the film, once."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning("%s: %s", shown(self.path), what)
+
+    def seconds(self, picture: Picture) -> float:
+        """Return when a picture is shown."""
+        return float(picture.pts * self.time_base)
 
     def _open(self) -> av.container.InputContainer:
         try:

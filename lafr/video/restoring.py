@@ -12,9 +12,11 @@ import numpy as np
 
 from lafr.choice import EVERY_FACE, FaceChoice
 from lafr.composing import EASING, LEFT
+from lafr.faces import draw_box
 from lafr.results import RestoredPhoto
 from lafr.video.stabilising import MEMORY, Stabiliser
 from lafr.video.tracking import DETECT_EVERY, Track, Tracker, pair_up
+from lafr_base.geometry import align_matrix
 
 if TYPE_CHECKING:
     from lafr.restorer import LAFRer
@@ -44,6 +46,7 @@ class FilmWishes:
         keep_identity: a face that may no longer show the same person follows the film more closely from there on.
         stabilise: share of the frames before in each face, 0 to below 1; see `lafr.video.stabilising.MEMORY`.
         detect_every: frames from one search for faces to the next.
+        draw_box: outline the faces, with their numbers.
 
     Raises:
         ValueError: a weight or share out of range, or no frame from search to search.
@@ -55,6 +58,7 @@ class FilmWishes:
     keep_identity: bool = False
     stabilise: float = MEMORY
     detect_every: int = DETECT_EVERY
+    draw_box: bool = False
 
     def __post_init__(self) -> None:
         for weight in (self.weight, *self.weights.values()):
@@ -75,8 +79,8 @@ class FilmFace:
         weight: what was asked for it.
         tone: 0 to 1, how closely it follows the film now; see `lafr.faces.keep_tones`.
         box: (4,) x0, y0, x1, y1 where it appeared, upright pixels.
-        first: frame on which it appeared, counted from 0.
-        last: frame on which it was last seen.
+        first: when it appeared, seconds.
+        last: when it was last seen, seconds.
         chosen: whether it is restored.
         frames: on how many it was restored.
         identities: its identity figures, one for each `MEASURE_EVERY` frames.
@@ -88,8 +92,8 @@ class FilmFace:
     weight: float
     tone: float
     box: tuple[float, ...]
-    first: int
-    last: int = 0
+    first: float
+    last: float = 0
     chosen: bool = True
     frames: int = 0
     identities: list[float] = field(default_factory=list)
@@ -104,6 +108,7 @@ class _Shot(Generic[_T]):
     Attributes:
         key: the caller's.
         index: of the frame, counted from 0.
+        seconds: when it is shown.
         result: the frame and its faces.
         cut: whether a scene begins with it.
         faces: those that are restored, as those of `result`.
@@ -115,6 +120,7 @@ class _Shot(Generic[_T]):
 
     key: _T
     index: int
+    seconds: float
     result: RestoredPhoto
     cut: bool
     faces: list[FilmFace]
@@ -169,6 +175,7 @@ class FilmRestorer:
         frames: Iterable[tuple[_T, np.ndarray]],
         resume: Mapping[str, Any] | None = None,
         is_last: Callable[[_T], bool] = lambda key: True,
+        seconds: Callable[[_T], float] = lambda key: 0,
     ) -> Iterator[tuple[_T, np.ndarray]]:
         """Restore frames; as many as fill a batch of faces, and `FADE` more, are held at a time.
 
@@ -177,6 +184,7 @@ class FilmRestorer:
             resume: the `state` of another run, to go on from. The first frames must then be the last that it yielded:
                 they are restored once more, so that the faces of the next ones do not jump.
             is_last: tells of a frame's own whether it is the last of these.
+            seconds: tells of a frame's own when it is shown.
 
         Yields:
             The same in the same order, the pictures restored.
@@ -187,7 +195,7 @@ class FilmRestorer:
         self._resume = resume
         self.tracker.numbers = 0 if resume is None else resume["numbers"]
         batch: list[_Shot[_T]] = []
-        for shot in _faded(self._shot(key, image, is_last) for key, image in frames):
+        for shot in _faded(self._shot(key, image, seconds(key), is_last) for key, image in frames):
             batch.append(shot)
             faces = sum(len(other.faces) for other in batch)
             if faces >= self._steps.runner.batch_size or len(batch) >= MOST_HELD:
@@ -195,13 +203,13 @@ class FilmRestorer:
                 batch = []
         yield from self._finish(batch)
 
-    def _shot(self, key: _T, image: np.ndarray, is_last: Callable[[_T], bool]) -> _Shot[_T]:
+    def _shot(self, key: _T, image: np.ndarray, seconds: float, is_last: Callable[[_T], bool]) -> _Shot[_T]:
         """Follow the faces into a frame, choose among them, and cut them out."""
         result = self._steps.read(image).or_raise()
         assert result.input_img is not None
         tracks = self.tracker.step(result.input_img)
         for track in tracks:
-            self._face_of(track)
+            self._face_of(track, seconds)
         warm = self._resume is not None
         if self._resume is not None and is_last(key):
             self._adopt(self._resume, tracks)
@@ -217,15 +225,16 @@ class FilmRestorer:
         landmarks = [(track.number, track.landmarks.tolist()) for track in tracks]
         numbers = self.tracker.numbers
         self._index += 1
-        return _Shot(key, self._index - 1, result, self.tracker.cut, faces, strengths, landmarks, numbers, warm)
+        cut = self.tracker.cut
+        return _Shot(key, self._index - 1, seconds, result, cut, faces, strengths, landmarks, numbers, warm)
 
-    def _face_of(self, track: Track) -> FilmFace:
+    def _face_of(self, track: Track, seconds: float) -> FilmFace:
         face = self.faces.get(track.number)
         if face is None:
             weight = self._wishes.weights.get(track.number, self._wishes.weight)
             tone = weight if self._steps.weight_means == "tones" else 0.0
             box = tuple(float(value) for value in track.box)
-            face = FilmFace(track.number, weight, tone, box, self._index)
+            face = FilmFace(track.number, weight, tone, box, seconds)
             self.faces[track.number] = face
         return face
 
@@ -243,7 +252,7 @@ class FilmRestorer:
                 track.number = state["tracks"][pairs[place]][0]
                 vars(face).update(vars(known[track.number]))  # frames under way have the object
             else:
-                track.number, face.number, face.first = number, number, self._index
+                track.number = face.number = number
                 number += 1
             faces[track.number] = face
             in_a_row[track.number] = self._in_a_row.get(before, 0)
@@ -281,12 +290,22 @@ class FilmRestorer:
                 crop = result.cropped_faces[slot]
                 restored = self._stabilisers[face.number].step(crop, result.restored_faces[slot])
                 result.restored_faces[slot] = _blended(crop, restored, strength)
-                if not shot.warm:
-                    face.frames, face.last = face.frames + 1, shot.index
+                face.frames += not shot.warm
             self._plain.paste(result)
             assert result.restored_img is not None
             self._yielded = shot
+            if not shot.warm:
+                self._note(shot, result.restored_img)
             yield shot.key, result.restored_img
+
+    def _note(self, shot: _Shot[_T], image: np.ndarray) -> None:
+        """Keep when faces were seen last; outline them where that is wished for."""
+        size = shot.result.face_size
+        for number, landmarks in shot.tracks:
+            face = self.faces[number]
+            face.last = shot.seconds
+            if self._wishes.draw_box:
+                draw_box(image, align_matrix(np.array(landmarks), size), size, shot.result.scale, number, face.chosen)
 
     def _outputs(self, batch: list[_Shot[_T]]) -> deque[np.ndarray]:
         """Run the network over all faces of frames, those of one weight together."""

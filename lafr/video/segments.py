@@ -20,7 +20,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from lafr.video.frames import FilmError, Turn, main_stream
+from lafr.video.frames import Film, FilmError, Turn, main_stream
 from lafr_base.files import read_json, shown, whole, write_json
 
 CODECS = {".webm": "libvpx-vp9"}
@@ -115,24 +115,26 @@ class Pieces:
         return notes
 
     @contextlib.contextmanager
-    def writer(self, number: int, encoding: Encoding, first: VideoFrame, rate: Fraction) -> Iterator[PieceWriter]:
+    def writer(self, number: int, encoding: Encoding, first: VideoFrame, film: Film) -> Iterator[PieceWriter]:
         """Write a piece: it is there once the block has ended well and a note of it was written.
 
         Args:
             number: of the piece, counted from 0.
             encoding: how frames are encoded.
             first: a frame of its size, its colours and its time base.
-            rate: pictures a second, which rate control goes by.
+            film: the film as it came: its rate, which rate control goes by, and the shape of its pixels.
 
         Raises:
             FilmError: the encoder does not take such frames.
         """
         with whole(self._path(number, "nut")) as part, av.open(str(part), "w", format="nut") as container:
-            stream = container.add_stream(encoding.codec, rate=rate, options=encoding.options)
+            stream = container.add_stream(encoding.codec, rate=film.rate, options=encoding.options)
             assert isinstance(stream, VideoStream)
             context = stream.codec_context
             context.width, context.height, context.pix_fmt = first.width, first.height, encoding.pixel_format
             context.time_base = first.time_base
+            if film.aspect is not None:
+                context.sample_aspect_ratio = film.aspect
             context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
             context.colorspace, context.color_range = first.colorspace, first.color_range
             writer = PieceWriter(container, stream, int(_OFFSET / first.time_base))
