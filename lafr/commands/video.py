@@ -86,8 +86,6 @@ def _restore(args: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         report = restore_film(job, lambda: build_restorer(args), progress)
-    for stream in report["left_out"]:
-        print(f"{shown(args.output)}: cannot hold {stream}, which is left out; .mkv holds most", file=sys.stderr)
     faces = report["faces"]
     restored = sum(face["restored"] > 0 for face in faces)
     changed = sum(face.get("verdict") == "changed" for face in faces)

@@ -14,7 +14,7 @@ from lafr import __version__
 from lafr.report import shares, verdict
 from lafr.video.frames import Film, FilmError, Picture, replace_pixels
 from lafr.video.restoring import FilmFace, FilmRestorer, FilmWishes
-from lafr.video.segments import CONTAINERS, Encoding, Pieces, join
+from lafr.video.segments import CONTAINERS, Encoding, Pieces, join, left_out
 from lafr_base.files import digest, shown, write_json
 
 if TYPE_CHECKING:
@@ -94,12 +94,14 @@ def restore_film(
     picture = next(film.pictures(), None)
     if picture is None:
         raise FilmError(f"{shown(job.source)}: has no pictures")
+    for stream in left_out(job.source, job.target):
+        logger.warning("%s cannot hold %s, which is left out; .mkv holds most", shown(job.target), stream)
     encoding = Encoding.of(picture.frame, job.target.suffix.lower(), job.codec, job.quality)
     restorer = build()
     pieces = Pieces(job.folder, _identity_of(job, encoding))
     state = _Run(job, film, FilmRestorer(restorer, job.wishes), pieces, encoding, progress).restore()
-    left_out = join(pieces, job.source, job.target, picture.turn)
-    report = _report(job, restorer.composer, state, left_out)
+    join(pieces, job.source, job.target, picture.turn)
+    report = _report(job, restorer.composer, state)
     write_json(job.report, report)
     pieces.remove()
     return report
@@ -169,7 +171,7 @@ class _Run:
                 yield picture, image
 
 
-def _report(job: FilmJob, composer: Composer, state: Mapping[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _report(job: FilmJob, composer: Composer, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a film.
 
     Keys: ``input``, ``output``, ``frames``, ``left_out`` (streams that the format cannot hold), and ``faces`` in the
@@ -204,6 +206,6 @@ def _report(job: FilmJob, composer: Composer, state: Mapping[str, Any], left_out
         "input": str(job.source),
         "output": str(job.target),
         "frames": state["index"] + 1,
-        "left_out": left_out,
+        "left_out": left_out(job.source, job.target),
         "faces": faces,
     }

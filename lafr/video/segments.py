@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -216,7 +217,7 @@ class PieceWriter:
             ) from error
 
 
-def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> list[str]:
+def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> None:
     """Make a film of pieces, with sound, subtitles, attachments, chapters and tags as they were.
 
     Packets of other streams are copied bit for bit.
@@ -227,13 +228,9 @@ def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> list[str]:
         target: the new film; its suffix says the format.
         turn: of the pictures.
 
-    Returns:
-        What could not be taken over, as a reader may be told: ``subtitle stream 2 (subrip)``.
-
     Raises:
         FilmError: it cannot be written.
     """
-    left_out: list[str] = []
     try:
         with (
             whole(target) as part,
@@ -250,15 +247,8 @@ def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> list[str]:
                 pictures.set_display_matrix(turn.matrix)
             pictures.metadata.update(template.metadata)
             pictures.disposition = template.disposition
-            copies = {}
-            for stream in old.streams:
-                if stream.index == template.index:
-                    continue
-                copy = _copied(new, stream)
-                if copy is None:
-                    left_out.append(f"{stream.type} stream {stream.index} ({stream.name})")
-                else:
-                    copies[stream.index] = copy
+            others = [stream for stream in old.streams if stream.index != template.index and _fits(new, stream)]
+            copies = {stream.index: _copied(new, stream) for stream in others}
             new.metadata.update(old.metadata)
             new.set_chapters(old.chapters())
             for packet, stream in _merged(_addressed(pieces.packets(time_base), pictures), _others(old, copies)):
@@ -266,17 +256,32 @@ def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> list[str]:
                 new.mux_one(packet)
     except av.error.FFmpegError as error:
         raise FilmError(f"{shown(target)}: cannot be written ({error.strerror}); .mkv takes most streams") from error
-    return left_out
 
 
-def _copied(new: av.container.OutputContainer, stream: Stream) -> Stream | None:
-    """Add a stream like another; None where the format cannot hold it."""
+def left_out(source: Path, target: Path) -> list[str]:
+    """Return which streams of a film another cannot hold, as a reader may be told: ``subtitle stream 2 (subrip)``.
+
+    Args:
+        source: the film.
+        target: the other, which need not be there; its suffix says the format.
+    """
+    with av.open(str(source)) as old, av.open(io.BytesIO(), "w", format=CONTAINERS[target.suffix.lower()]) as new:
+        main = main_stream(old)
+        others = [stream for stream in old.streams if main is None or stream.index != main.index]
+        return [f"{each.type} stream {each.index} ({each.name})" for each in others if not _fits(new, each)]
+
+
+def _fits(new: av.container.OutputContainer, stream: Stream) -> bool:
+    """Whether a film can hold a stream of another as it is."""
     if stream.type == "attachment":
-        if new.format.name != "matroska":
-            return None
+        return bool(new.format.name == "matroska")
+    return stream.type in _COPIED and stream.name in new.supported_codecs
+
+
+def _copied(new: av.container.OutputContainer, stream: Stream) -> Stream:
+    """Add a stream like another."""
+    if stream.type == "attachment":
         return new.add_attachment(stream.metadata.get("filename", ""), stream.mimetype or "", stream.data)
-    if stream.type not in _COPIED or stream.name not in new.supported_codecs:
-        return None
     copy = new.add_stream_from_template(stream, opaque=True)
     copy.time_base = stream.time_base
     copy.metadata.update(stream.metadata)
