@@ -43,6 +43,7 @@ _FOLDERS = ("restored_faces", "cropped_faces", "cmp")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``lafr batch``; those of the restoring itself are ``lafr restore``'s."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "%(prog)s INPUT -o DIR [option ...]"
     add = parser.add_argument
     add(
         "input",

@@ -61,6 +61,7 @@ _EXTENSIONS = ("auto", "jpg", "png", "webp")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of GFPGAN's and CodeFormer's inference scripts, both spellings."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "%(prog)s (-i PATH | --demo) [-o DIR] [option ...]"
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "-i",
