@@ -7,22 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lafr_base.compat import MissingPackageError
-from lafr_models.launcher import hand_over, patch_training, run_pipeline
-from lafr_models.options import output_root
-
-
-def main() -> None:
-    """Register the plugin, then run BasicSR's own test pipeline, into ``results/``."""
-    try:
-        hand_over()
-    except MissingPackageError as error:
-        raise SystemExit(str(error)) from None
-    patch_training()
-    from basicsr.test import test_pipeline
-
-    run_pipeline(test_pipeline, output_root(Path(__file__).resolve().parents[1]))
-
+from lafr_models.launcher import launch
 
 if __name__ == "__main__":
-    main()
+    launch("test", Path(__file__).resolve().parents[1])

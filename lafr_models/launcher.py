@@ -15,12 +15,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lafr_base.compat import require_basicsr
+from lafr_base.compat import MissingPackageError, require_basicsr
 from lafr_base.option_map import OptionError
 from lafr_base.registry import REGISTRIES
+from lafr_models.option_paths import output_root
 from lafr_models.resuming import differences, training_options
 
 
@@ -169,12 +171,23 @@ def _compare_options(opt: dict[str, Any], path: str, state: dict[str, Any]) -> l
     return [f"{line} (the new value is taken)" for line in [*changing, *free]]
 
 
-def run_pipeline(pipeline: Callable[[str], None], root_path: str) -> None:
-    """Run BasicSR's training or testing; what is wrong with options or files ends it with a message and status 2."""
+def launch(name: str, root: Path) -> None:
+    """Register the plugin, then run BasicSR's own pipeline; what is wrong ends it with a message, and status 2 or 1.
+
+    Args:
+        name: ``train``, into ``experiments/``, or ``test``, into ``results/``.
+        root: where these folders are, unless LAFR_ROOT says it.
+    """
     from lafr_base.weights import WeightsError
 
     try:
-        pipeline(root_path)
+        hand_over()
+    except MissingPackageError as error:
+        raise SystemExit(str(error)) from None
+    patch_training()
+    pipeline = getattr(import_module(f"basicsr.{name}"), f"{name}_pipeline")
+    try:
+        pipeline(output_root(root))
     except (OptionError, WeightsError, FileNotFoundError) as error:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
         sys.exit(2)
