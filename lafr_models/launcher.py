@@ -132,7 +132,7 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """
     from basicsr.utils import check_resume
 
-    from lafr_models.resume import newest_state, read_state, take_run
+    from lafr_models.resume import newest_state, read_training_state, take_run
 
     path, state = opt["path"].get("resume_state"), None
     states, models = Path(opt["path"]["training_states"]), Path(opt["path"]["models"])
@@ -145,7 +145,7 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"path: resume_state: {path} does not exist")
-    state = read_state(Path(path)) if state is None else state
+    state = read_training_state(Path(path)) if state is None else state
     opt["resume_differences"] = _compare_options(opt, path, state)
     check_resume(opt, state["iter"])
     opt["resume_position"] = {"epoch": state["epoch"], "iter": state["iter"]}

@@ -44,7 +44,7 @@ def newest_state(states: Path, models: Path) -> tuple[Path, dict[str, Any]] | No
     found = sorted((path for path in states.glob("*.state") if path.stem.isdigit()), key=lambda path: -int(path.stem))
     for path in found:
         try:
-            state = read_state(path)
+            state = read_training_state(path)
             networks = sorted(models.glob(f"net_*_{path.stem}.pth"))
             if not any(network.name.startswith("net_g_") for network in networks):
                 raise DamagedCheckpointError(f"{models / f'net_g_{path.stem}.pth'} is not there")
@@ -61,7 +61,7 @@ def newest_state(states: Path, models: Path) -> tuple[Path, dict[str, Any]] | No
     return None
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_training_state(path: Path) -> dict[str, Any]:
     """Return a training state.
 
     Raises:

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lafr_models.resume import DamagedCheckpointError, RunningError, check_whole, newest_state, read_state, take_run
+from lafr_models.resume import (
+    DamagedCheckpointError,
+    RunningError,
+    check_whole,
+    newest_state,
+    read_training_state,
+    take_run,
+)
 
 
 def save(folder: Path, iteration: int) -> tuple[Path, Path]:
@@ -67,7 +74,7 @@ def test_no_state_and_no_whole_state(tmp_path: Path):
 def test_a_file_of_something_else_is_named(tmp_path: Path):
     torch.save({"weights": 1}, tmp_path / "other.state")
     with pytest.raises(DamagedCheckpointError, match=r"other.state is no training state"):
-        read_state(tmp_path / "other.state")
+        read_training_state(tmp_path / "other.state")
     (tmp_path / "text.state").write_text("junk")
     with pytest.raises(DamagedCheckpointError, match=r"text.state is damaged"):
         check_whole(tmp_path / "text.state")

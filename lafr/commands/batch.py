@@ -33,7 +33,7 @@ from lafr_base.weights import WeightsError
 
 if TYPE_CHECKING:
     from lafr.scale.ledger import Ledger
-    from lafr.scale.work import Job, Restorer
+    from lafr.scale.work import Job, PhotoRestorer
 
 HELP = "restore millions of photos, by many processes, with restarts"
 
@@ -169,7 +169,7 @@ def _report(args: argparse.Namespace, job: Job) -> None:
         write_run_report(args, job)
 
 
-def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> Restorer:
+def _build(args: argparse.Namespace, out: Path, made_with: dict[str, Any]) -> PhotoRestorer:
     """Build the restorer, on a GPU of its own where there are several processes on a machine with GPUs.
 
     Then, before the first result, make the folder this run's: a start that fails does not.

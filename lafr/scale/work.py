@@ -48,7 +48,7 @@ class WorkError(ImageError):
     """Restoring cannot go on, though it is not known what is wrong with the photos."""
 
 
-class Restorer(Protocol):
+class PhotoRestorer(Protocol):
     """What `lafr.LAFRer` does for this package."""
 
     threads: int
@@ -82,7 +82,7 @@ class Job:
 
     photos: Photos
     files: ResultFolder
-    build: Callable[[], Restorer]
+    build: Callable[[], PhotoRestorer]
     options: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] | None = None
@@ -108,7 +108,7 @@ class Worker:
         self.job = job
         self.ledger = ledger
         self._begin = begin
-        self._restorer: Restorer | None = None
+        self._restorer: PhotoRestorer | None = None
         self._failures = 0
         self._last = 0.0
 

@@ -25,7 +25,6 @@ from lafr_base.files import shown
 logger = logging.getLogger(__name__)
 
 _HD_HEIGHT = 720  # from here on, players take untagged colours for BT.709 in place of BT.601
-_UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,

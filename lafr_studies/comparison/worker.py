@@ -99,7 +99,7 @@ class KnownFaces:
         return [] if self.item is None else to_faces(self.item)
 
 
-class Stopwatch:
+class PassTimer:
     """Measures the seconds of each forward pass of a network from when it is attached."""
 
     def __init__(self, device: torch.device) -> None:
@@ -162,7 +162,7 @@ def work(job: Job, emit: Emit) -> None:
     except Exception as error:
         emit({"event": "unavailable", "reason": reason(error)})
         return
-    stopwatch = Stopwatch(device)
+    stopwatch = PassTimer(device)
     stopwatch.attach(restorer.network)  # what runs: for LAFRNet a faster copy of the one loaded
     weight = usual_weight(network) if job.settings.weight is None else job.settings.weight
     about = {
@@ -199,7 +199,7 @@ def usual_weight(network: RestoringNetwork) -> float:
 
 
 def restore(
-    job: Job, item: Input, key: str, weight: float, restorer: LAFRer, stopwatch: Stopwatch, store: Store
+    job: Job, item: Input, key: str, weight: float, restorer: LAFRer, stopwatch: PassTimer, store: Store
 ) -> None:
     """Restore one input and put the result into the store."""
     store.forget(job.method.name, item)
