@@ -128,7 +128,7 @@ def write_report(out: Path, about: Mapping[str, Any], photos: Iterable[Mapping[s
         writer.writeheader()
         file.write(f'{head},\n "photos": [')
         for index, photo in enumerate(photos):
-            file.write(f"{',' if index else ''}\n  {json.dumps(photo, allow_nan=False)}")
+            file.write(f"{',' if index else ''}\n  {json.dumps(photo, allow_nan=False, default=float)}")
             writer.writerows(_rows(photo))
         file.write("\n ]\n}\n")
 

@@ -194,7 +194,7 @@ def test_lafr_batch_writes_the_same_report(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_report_outlives_kills_and_repetitions(tmp_path: Path):
     """Of several lines the newest counts; of a photo whose line a kill prevented, what it was begun with is known."""
-    seen = {"width": 3, "height": 2, "faces": [{"face": 0, "restored": True}]}
+    seen = {"width": 3, "height": 2, "faces": [{"face": 0, "restored": True, "score": np.float32(0.5)}]}
     begun = Record("a.png", BEGUN, digest="d", options="o", report=seen)
     done = Record("a.png", RESTORED, 1, digest="d", options="o", output="restored_imgs/a.png.png", at=2)
     with Manifest(tmp_path, "rank-00000-of-00002") as killed:

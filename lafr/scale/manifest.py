@@ -107,7 +107,7 @@ class Record:
     def to_line(self) -> bytes:
         """Return the line; fields without a value are left out."""
         values = {key: value for key, value in asdict(self).items() if value is not None and value is not False}
-        return json.dumps(values).encode("ascii") + b"\n"
+        return json.dumps(values, default=float).encode("ascii") + b"\n"  # NumPy's numbers, too
 
     @classmethod
     def from_line(cls, line: bytes) -> Record:
