@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("av", reason="pip install 'lafr[video]'")
+
 import films
 import lafr
 from conftest import ROOT

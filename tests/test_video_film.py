@@ -127,8 +127,28 @@ def test_pieces_of_other_wishes_are_not_used(tmp_path: Path) -> None:
         restore_film(FilmJob(source, tmp_path / "new.mp4", FilmWishes(), {"a": 1}, piece=4), films.restorer, stop)
     told: list[int] = []
     job = FilmJob(source, tmp_path / "new.mp4", FilmWishes(), {"a": 2}, piece=4)
+    (job.folder / ".killed.part").write_bytes(b"a part of a piece")
     restore_film(job, films.restorer, lambda done, of: told.append(done))
     assert told == list(range(1, 9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.mp4", "new.mp4.json", "old.mp4"]
+
+
+def test_a_film_that_cannot_be_joined_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = films.write_film(tmp_path / "old.mp4", pictures(4)), tmp_path / "new.mp4"
+    seen: list[list[str]] = []
+
+    def stop(*args: object) -> None:
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lafr.video.segments._merged", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, target)
+    # While it was written, and afterwards: nothing but the folder of what is not finished.
+    assert seen[0] == sorted(path.name for path in tmp_path.iterdir()) == ["new.mp4.unfinished", "old.mp4"]
+    run(source, target)
+    assert len(films.read_frames(target)) == 4
 
 
 def test_faces_not_chosen_keep_their_bits() -> None:

@@ -99,7 +99,8 @@ class Pieces:
     """
 
     def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
-        self._folder = folder
+        self.folder = folder
+        """Where they lie."""
         folder.mkdir(parents=True, exist_ok=True)
         if read_json(folder / "job.json") != job:
             self.remove()
@@ -147,14 +148,14 @@ class Pieces:
         write_json(self._path(number, "json"), dict(note))
 
     def _path(self, number: int, suffix: str) -> Path:
-        return self._folder / f"{number:06d}.{suffix}"
+        return self.folder / f"{number:06d}.{suffix}"
 
     def remove(self) -> None:
         """Remove the folder and what this class wrote into it."""
         for pattern in ("*.nut", "*.json", ".*.part"):
-            for path in self._folder.glob(pattern):
+            for path in self.folder.glob(pattern):
                 path.unlink()
-        self._folder.rmdir()
+        self.folder.rmdir()
 
     def packets(self, time_base: Fraction) -> Iterator[Packet]:
         """Yield the pictures of all pieces as one stream: in the order of decoding, with timestamps that rise.
@@ -233,7 +234,7 @@ def join(pieces: Pieces, source: Path, target: Path, turn: Turn) -> None:
     """
     try:
         with (
-            whole(target) as part,
+            whole(target, pieces.folder) as part,
             av.open(str(source)) as old,
             pieces.template() as first,
             av.open(str(part), "w", format=CONTAINERS[target.suffix.lower()]) as new,
