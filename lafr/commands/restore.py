@@ -131,15 +131,6 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         help="mini (default, bundled), a folder of a network, or a baseline: gfpgan:PATH, codeformer:PATH, "
         "restoreformer:PATH, osediff:FOLDER, bicubic",
     )
-    add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
-    add(
-        "--detection_threshold",
-        "--detection-threshold",
-        type=float,
-        metavar="S",
-        help="least confidence of the detector, 0 to 1, of what is taken for a face: lower finds more faces and more "
-        "that are none (default: the detector's own); report.csv has each face's",
-    )
     add(
         "--bg_upsampler",
         type=str.lower,
@@ -154,7 +145,6 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         metavar="PX",
         help="tile of the background upsampler, 0 for none (default: 400)",
     )
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     add(
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),
@@ -163,19 +153,30 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         "unless the first faces would change by over 2 of 255 levels; else fp32",
     )
     add("--compile", action="store_true", help="torch.compile the network (a GPU: CUDA graphs); slow to start")
-    add_engine(parser)
-    add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
+    add_machine_arguments(parser)
     add_face_arguments(parser)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add ``--engine``."""
-    parser.add_argument(
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what finds faces, and what runs the network."""
+    add = parser.add_argument
+    add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
+    add(
+        "--detection_threshold",
+        "--detection-threshold",
+        type=float,
+        metavar="S",
+        help="least confidence of the detector, 0 to 1, of what is taken for a face: lower finds more faces and more "
+        "that are none (default: the detector's own); report.csv has each face's",
+    )
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    add(
         "--engine",
         choices=("auto", "torch", "kernels", "openvino", "onnxruntime"),
         default="auto",
         help="what runs the network on a CPU; auto (default): the fastest that is installed and can run here",
     )
+    add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from lafr.commands.restore import add_engine
+from lafr.commands.restore import add_machine_arguments
 from lafr_base.weights import WeightsError
 
 HELP = "restore photos in a web page on this computer"
@@ -31,17 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="models to pick from, as --model of lafr restore takes them (default: mini, and GFPGAN's, CodeFormer's "
         "and RestoreFormer's checkpoints where `lafr weights` finds them)",
     )
-    add("--detection_model", default="auto", metavar="NAME", help="face detector (default: auto, the best there is)")
-    add(
-        "--detection_threshold",
-        "--detection-threshold",
-        type=float,
-        metavar="S",
-        help="least confidence of the detector, 0 to 1 (default: its own)",
-    )
-    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    add_engine(parser)
-    add("--batch_size", type=int, default=8, metavar="N", help="faces restored at once (default: 8)")
+    add_machine_arguments(parser)
     add("--max_upload", type=int, default=100, metavar="MB", help="largest file, megabytes (default: 100)")
     add("--max_pixels", type=int, default=60, metavar="MP", help="largest photo, megapixels (default: 60)")
     add("--max_photos", type=int, default=100, metavar="N", help="photos of a page (default: 100)")
