@@ -21,7 +21,7 @@ def shake_kernel(length: float, rng: np.random.Generator) -> NDArray[np.float32]
     """The path of a hand that shakes: a smooth random walk of about ``length`` pixels, (N, N), sum 1."""
     steps = rng.standard_normal((64, 2)).cumsum(axis=0).cumsum(axis=0)
     path = (steps - steps.mean(axis=0)) / max(np.ptp(steps, axis=0).max(), 1e-9) * length
-    half = int(np.ceil(length / 2)) + 1
+    half = int(np.ceil(length)) + 1  # the mean need not lie in the middle of the path
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
     np.add.at(kernel, tuple(np.rint(path + half).astype(int).T), 1)
     kernel = cv2.GaussianBlur(kernel, (0, 0), 0.6)
@@ -54,3 +54,24 @@ class UnseenDegradation:
         decoded = Image.open(buffer).convert("RGB")
         large = decoded.resize((gt.shape[1], gt.shape[0]), Image.Resampling.BICUBIC)
         return np.asarray(large, np.float32) / 255
+
+
+@dataclass(frozen=True)
+class MildDegradation:
+    """What is hardly seen: a box blur of at most 3 pixels, photon noise, Lanczos resizing, JPEG 2000."""
+
+    def apply(self, gt: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """The LQ copy of a face, both RGB (H, W, 3) float32 in [0, 1]; a function of ``rng``."""
+        side = int(rng.integers(1, 3, endpoint=True))
+        blurred = np.clip(cv2.blur(gt, (side, side), borderType=cv2.BORDER_REPLICATE), 0, 1)
+        photons = 10 ** rng.uniform(2.3, 4)
+        counts = rng.poisson(blurred.astype(np.float64) * photons) / photons
+        picture = Image.fromarray(np.rint(np.clip(counts, 0, 1) * 255).astype(np.uint8))
+        if rng.random() < 0.5:
+            factor = rng.uniform(1, 2)
+            size = (round(gt.shape[1] / factor), round(gt.shape[0] / factor))
+            small = picture.resize(size, Image.Resampling.LANCZOS)
+            picture = small.resize((gt.shape[1], gt.shape[0]), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG2000", quality_mode="rates", quality_layers=[rng.uniform(4, 25)])
+        return np.asarray(Image.open(buffer).convert("RGB"), np.float32) / 255

@@ -43,6 +43,7 @@ def paste_face(
     scale: tuple[float, float] = (1.0, 1.0),
     neighbours: Sequence[np.ndarray] = (),
     kept: Sequence[np.ndarray] = (),
+    share: float = 0.0,
 ) -> None:
     """Blend a face into the photo it was cut from, in place.
 
@@ -57,7 +58,10 @@ def paste_face(
         neighbours: matrices of other faces of the photo. Where regions overlap, a pixel goes to the face that
             is nearer, so that faces side by side do not cut into each other.
         kept: matrices of faces that stay as they are. Pixels of their regions that are nearer to them keep their bits.
+        share: 0 to 1, how much of the canvas's own pixels stays under the face; 1 keeps their bits.
     """
+    if share >= 1:
+        return
     size = face.shape[0]
     to_canvas = _to_canvas(matrix, scale)
     to_crop = cv2.invertAffineTransform(to_canvas)
@@ -80,7 +84,7 @@ def paste_face(
         block_matrix = to_canvas - np.array([[0, 0, x], [0, 0, y]])
         warped = warp(face, block_matrix, w, h, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
         part = canvas[y : y + h, x : x + w]
-        blended = part + mask[..., None] * (warped - part)
+        blended = part + np.float32(1 - share) * mask[..., None] * (warped - part)
         part[:] = np.clip(np.rint(blended), 0, top).astype(canvas.dtype)
 
 

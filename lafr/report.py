@@ -20,7 +20,7 @@ JSON_NAME, CSV_NAME = "report.json", "report.csv"
 
 COLUMNS = (
     *("input", "output", "status", "reason", "face", "x0", "y0", "x1", "y1", "score", "restored", "weight"),
-    *("eased_to", "likeness", "identity", "same_above", "different_above", "verdict"),
+    *("eased_to", "kept", "likeness", "identity", "same_above", "different_above", "verdict"),
 )
 """Columns of report.csv: one line a face, or one a photo that has none."""
 
@@ -34,8 +34,9 @@ def photo_entry(path: Path, result: RestoredPhoto, composer: Composer) -> dict[s
     Keys: ``input``, ``output`` (None for a photo that failed), ``status`` (restored, faceless or failed), ``reason`` of
     a failure, ``width`` and ``height`` of the input, and ``faces``, left to right. A face has ``face`` (its number),
     ``box`` (x0, y0, x1, y1, photo pixels), ``score`` of the detector, ``restored``, and where they are known
-    ``likeness`` to the reference, ``weight``, ``eased_to``, ``identity``, the shares of pairs of the same and of
-    different persons above that figure, and the ``verdict``, one of `VERDICTS`.
+    ``likeness`` to the reference, ``weight``, ``eased_to``, ``kept`` (0 to 1, how much of it is the photo's own, since
+    it is intact), ``identity``, the shares of pairs of the same and of different persons above that figure, and the
+    ``verdict``, one of `VERDICTS`.
 
     Args:
         path: the photo's file.
@@ -82,6 +83,9 @@ def _restored(result: RestoredPhoto, slot: int, composer: Composer) -> dict[str,
     eased = bool(result.eased) and result.eased[slot]
     if eased:
         entry["eased_to"] = result.tones[slot]
+    kept = result.kept[slot] if result.kept else None
+    if kept is not None:
+        entry["kept"] = round(kept, 4)
     if result.identities and composer.meter is not None:
         figure = result.identities[slot]
         entry |= {"identity": round(figure, 4), **shares(figure, composer.meter.calibration)}

@@ -58,6 +58,8 @@ class LAFRer:
         compiled: run through torch.compile.
         identity: measure for each face whether it is still the same person; see `lafr.identity`.
         identity_threshold: figure below which a face is called changed; None for the identity net's own.
+        keep_intact: keep faces that are intact, as measured from the photo, and give none colour that its photo lacks;
+            see `lafr.keep`. False is for comparing networks.
 
     Raises:
         ValueError: an argument that cannot be used; the message names it.
@@ -83,6 +85,7 @@ class LAFRer:
         engine: str = "auto",
         identity: bool = True,
         identity_threshold: float | None = None,
+        keep_intact: bool = True,
     ) -> None:
         if arch != "lafr":
             raise ValueError(f"arch={arch!r}: leave arch out; model='gfpgan:PATH' runs GFPGAN's checkpoints")
@@ -106,7 +109,7 @@ class LAFRer:
             from lafr.identity import IdentityMeter
 
             meter = IdentityMeter(self.device)
-        self.composer = Composer(upscale, bg_upsampler, meter, identity_threshold)
+        self.composer = Composer(upscale, bg_upsampler, meter, identity_threshold, keep_intact)
         """Makes faces and photos of what the network gave."""
         self.steps = PhotoSteps(
             runner, detection_model, self.composer, self.face_size, network.weight_means, eye_dist_threshold
@@ -139,14 +142,15 @@ class LAFRer:
             only_center_face: restore only the face nearest to the photo's centre.
             paste_back: also make the whole photo.
             weight: 0 to 1, how closely faces follow the photo, as in CodeFormer: 0 is the network's result
-                alone; 0.5 takes colours and shading from the photo; above, ever finer structure with its
-                flaws; 1 changes nothing. See `lafr.faces.keep_tones`. For CodeFormer it is its fidelity weight w;
-                GFPGAN and RestoreFormer have no such knob and are left as they are.
+                alone where the photo is damaged; 0.5 takes colours and shading from the photo; above, ever finer
+                structure with its flaws; 1 changes nothing. See `lafr.faces.keep_tones`. For CodeFormer it is its
+                fidelity weight w; GFPGAN and RestoreFormer have no such knob and are left as they are.
 
         Returns:
             Faces as cropped, faces as restored (each (S, S, 3) BGR), and the photo enlarged by `upscale` with the
             faces in place (None with `has_aligned` or without `paste_back`); BGRA if `img` is. Without a face
-            the photo is enlarged only. All have the type of `img`; a gray photo's faces stay gray.
+            the photo is enlarged only. An aligned photo larger than S gives a restored face of its own size, unless
+            `keep_intact` is off. All have the type of `img`; a gray photo's faces stay gray.
 
         Raises:
             ValueError: `img` or `weight` cannot be used.

@@ -14,6 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
 from lafr.choice import FoundFace
@@ -45,12 +46,15 @@ class RestoredPhoto:
         all_landmarks_5: (5, 2) photo pixels.
         affine_matrices: (2, 3), photo pixels to crop pixels.
         cropped_faces: (S, S, 3) BGR of the photo's type, what the network saw.
-        restored_faces: (S, S, 3) BGR of the photo's type.
+        restored_faces: (S, S, 3) BGR of the photo's type; where intact faces are kept, that of an aligned photo
+            larger than S has the photo's size.
         found: every face of the photo, left to right. A face's number is its place here.
         numbers: places of the restored faces in `found`; 0 for an aligned face. Empty stands for 0, 1, ...
         weights: what was asked for each face; see `lafr.LAFRer.enhance`.
         tones: 0 to 1, how closely each face follows the photo, after easing; 1 where it was left as it was.
         eased: whether its `tones` were raised to keep the identity.
+        kept: how much of each face is the photo's own, 0 to 1; None where that was not asked, where the face is left as
+            it was, and where it is too small to tell.
         identities: figure of the identity net for each face before and after; empty where it was not measured. See
             `lafr.identity.Calibration`.
         restored_img: (H * upscale, W * upscale, 3) BGR of the photo's type, or None where none was asked for.
@@ -73,6 +77,7 @@ class RestoredPhoto:
     weights: list[float] = field(default_factory=list)
     tones: list[float] = field(default_factory=list)
     eased: list[bool] = field(default_factory=list)
+    kept: list[float | None] = field(default_factory=list)
     identities: list[float] = field(default_factory=list)
     restored_img: np.ndarray | None = None
     restored_alpha: np.ndarray | None = None
@@ -149,7 +154,7 @@ class ResultFolder:
             if "cropped_faces" in self.face_folders:
                 self._put(self._face_path("cropped_faces", name, index), crop, icc_profile=profile)
             if "cmp" in self.face_folders:
-                self._put(self._face_path("cmp", name, index), np.hstack((crop, face)), icc_profile=profile)
+                self._put(self._face_path("cmp", name, index), _side_by_side(crop, face), icc_profile=profile)
             if self.aligned or "restored_faces" in self.face_folders:
                 file = self._put(self._face_path("restored_faces", name, index), face, icc_profile=profile)
                 result.output = file if self.aligned else None
@@ -285,3 +290,10 @@ def write_behind(
                 yield first()
         while held:
             yield first()
+
+
+def _side_by_side(crop: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Join a face before and after; the first is enlarged where the second is larger."""
+    if crop.shape != face.shape:
+        crop = cv2.resize(crop, face.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return np.hstack((crop, face))

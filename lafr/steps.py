@@ -6,7 +6,6 @@ Faults of a photo are kept in its result: one bad photo must not stop the others
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,10 @@ import numpy as np
 
 from lafr.batching import FaceRunner
 from lafr.choice import FaceChoice, FoundFace, Wishes
-from lafr.composing import Composer, to_unit_range
+from lafr.composing import LEFT, Composer
 from lafr.detectors import Detector
+from lafr.intact import face_side
+from lafr.keep import to_unit
 from lafr.results import RestoredPhoto
 from lafr_base.geometry import align_matrix, warp_face
 from lafr_base.images import Photo, read_image, to_uint8
@@ -26,7 +27,7 @@ from lafr_base.images import Photo, read_image, to_uint8
 logger = logging.getLogger(__name__)
 
 LARGE_FACE = 2.0
-"""Faces whose crop is this many times larger than the network's size are reported: they may become less sharp."""
+"""Faces that are this many times larger in the photo than the network's are reported where they become less sharp."""
 
 
 @dataclass
@@ -82,7 +83,7 @@ class PhotoSteps:
         Returns:
             Faces (S, S, 3) float32 BGR; None where there is none, and the photo failed.
         """
-        crops = [to_unit_range(result.cropped_faces[place])[..., ::-1] for result, place in faces]
+        crops = [to_unit(result.cropped_faces[place])[..., ::-1] for result, place in faces]
         options = {"weight": weight} if self.weight_means == "network" else {}
         try:
             outputs = self.runner(crops, **options)
@@ -103,11 +104,20 @@ class PhotoSteps:
             tones = result.weights if self.weight_means == "tones" else [0.0] * len(result.weights)
             made = [output for output in outputs if output is not None]
             self.composer.finish_faces(result, made, tones, wishes.keep_identity)
+            self._name_losses(result)
             if wishes.paste_back:
                 self.composer.paste(result)
         except Exception as error:
             _fail(result, error)
         return result
+
+    def _name_losses(self, result: RestoredPhoto) -> None:
+        for slot, matrix in enumerate(result.affine_matrices):
+            side = face_side(matrix, self.face_size)
+            changes = result.tones[slot] < LEFT and (result.kept[slot] or 0.0) < 0.5
+            if side > LARGE_FACE * self.face_size and changes:
+                message = "%s: a face of %d px is restored at %d px and loses its finest detail"
+                logger.warning(message, result.name, side, self.face_size)
 
     def reference(self, image: np.ndarray | str | Path) -> np.ndarray:
         """Return the embedding (128,) of the largest face of a photo, which others are to be like.
@@ -138,11 +148,6 @@ class PhotoSteps:
         if choice.like is not None:
             found = self.compared(image, found, choice.like)
         self.take(result, found, choice.pick(found, image.shape[1], image.shape[0]))
-        for matrix in result.affine_matrices:
-            side = self.face_size / math.sqrt(float(np.linalg.det(matrix[:, :2])))
-            if side > LARGE_FACE * self.face_size:
-                message = "%s: a face of %d px is restored at %d px and loses its finest detail"
-                logger.warning(message, result.name, side, self.face_size)
 
     def compared(self, image: np.ndarray, found: list[FoundFace], like: Any) -> list[FoundFace]:
         """Return faces of a photo with their likeness to an embedding (128,)."""

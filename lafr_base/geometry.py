@@ -72,7 +72,7 @@ def align_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
     return similarity(source, (FFHQ_POINTS + 0.5) * (size / FFHQ_SIZE) - 0.5)
 
 
-def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def warp_face(image: np.ndarray, matrix: np.ndarray, size: int, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """Cut the aligned face out of a photo.
 
     Enlarging is bilinear, as the degradation that networks are trained on ends with; shrinking averages all
@@ -82,6 +82,7 @@ def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
         image: (H, W, C) uint8, uint16 or float32.
         matrix: (2, 3) from `align_matrix`.
         size: side of the crop in pixels.
+        interpolation: OpenCV's, for enlarging and turning.
 
     Returns:
         (size, size, C) of the photo's type.
@@ -93,7 +94,7 @@ def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     y0, y1 = min(max(y0, 0), height - 1), max(min(y1, height), 1)
     part = image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
     matrix = matrix @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]])
-    return warp(part, matrix, size, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
+    return warp(part, matrix, size, size, interpolation, cv2.BORDER_REFLECT)
 
 
 def centre_and_radius(points: Array) -> tuple[Array, float]:

@@ -103,7 +103,8 @@ class Brighter(nn.Module):
 def restorer(network: nn.Module | None = None, **options: Any) -> LAFRer:
     """A restorer of such films."""
     options = {"upscale": 1, "detection_model": Detector(), "identity": False, "device": "cpu", **options}
-    return LAFRer(model=network or Brighter(), **options)
+    # Whatever the stand-in does to a face must show, however clean the film is.
+    return LAFRer(**{"model": network or Brighter(), "keep_intact": False} | options)
 
 
 def write_film(

@@ -261,7 +261,8 @@ class Middle:
 
 def restorer(model: str, monkeypatch: pytest.MonkeyPatch, side: int = 32) -> LAFRer:
     monkeypatch.setattr(baseline_arch._Baseline, "image_size", side)
-    return LAFRer(model=model, device="cpu", upscale=1, detection_model=Middle(), identity=False)
+    options = {"model": model, "device": "cpu", "upscale": 1, "detection_model": Middle()}
+    return LAFRer(**options, identity=False, keep_intact=False)  # type: ignore[arg-type]
 
 
 def photo() -> np.ndarray:

@@ -59,7 +59,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
 
     def build(args: object) -> LAFRer:
-        options = {"upscale": args.upscale, "batch_size": args.batch_size}  # type: ignore[attr-defined]
+        options = {"upscale": args.upscale, "batch_size": args.batch_size, "keep_intact": False}  # type: ignore[attr-defined]
         return LAFRer(model=Negative(), detection_model=Everywhere(), device="cpu", **options)
 
     monkeypatch.setattr(restore, "build_restorer", build)

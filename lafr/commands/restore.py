@@ -52,6 +52,7 @@ RESULT_OPTIONS = (
     "detection_threshold",
     "bg_upsampler",
     "precision",
+    "keep_intact",
 )
 """Names of the parsed arguments that decide what results are."""
 
@@ -123,6 +124,14 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         help="0 to 1, how closely faces follow the photo: 0 is the network alone, 0.5 (default) keeps the photo's "
         "colours and shading, 1 changes nothing. For CodeFormer: its fidelity weight w, 0 for quality, 1 for fidelity. "
         "GFPGAN and RestoreFormer have no such knob",
+    )
+    add(
+        "--no_keep_intact",
+        "--no-keep-intact",
+        dest="keep_intact",
+        action="store_false",
+        help="restore faces that are sharp and clean, too, and give faces the network's colours even where their photo "
+        "has none; without this flag both stay as they are",
     )
     add(
         "--model",
@@ -304,6 +313,7 @@ def build_restorer(args: argparse.Namespace) -> LAFRer:
         compiled=args.compile,
         engine=args.engine,
         identity_threshold=args.identity_threshold,
+        keep_intact=args.keep_intact,
     )
 
 

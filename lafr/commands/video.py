@@ -25,7 +25,17 @@ from lafr_base.weights import WeightsError
 
 HELP = "restore the faces of a film"
 
-RESULT_OPTIONS = ("model", "upscale", *OPTIONS, "detection_model", "bg_upsampler", "precision", "stabilise", "draw_box")
+RESULT_OPTIONS = (
+    "model",
+    "upscale",
+    *OPTIONS,
+    "detection_model",
+    "bg_upsampler",
+    "precision",
+    "keep_intact",
+    "stabilise",
+    "draw_box",
+)
 """Names of the parsed arguments that decide what comes out, beside the encoding."""
 
 

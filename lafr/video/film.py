@@ -192,6 +192,8 @@ def _report(job: FilmJob, composer: Composer, state: Mapping[str, Any]) -> dict[
         }
         if face.eased:
             entry["eased_to"] = face.tone
+        if face.kept is not None:
+            entry["kept"] = round(face.kept, 4)
         if face.likeness is not None:
             entry["likeness"] = round(face.likeness, 4)
         if face.identities and composer.meter is not None:

@@ -31,6 +31,9 @@ FADE = 4
 MOST_HELD = 32
 """Frames that wait for a batch of faces to fill, at most."""
 
+KEPT_MEMORY = 0.9
+"""Share of the frames before in how much of a face is kept: it must not flicker."""
+
 MEASURE_EVERY = 12
 """Frames from one measurement of a face's identity to the next."""
 
@@ -83,6 +86,8 @@ class FilmFace:
         last: when it was last seen, seconds.
         chosen: whether it is restored.
         frames: on how many it was restored.
+        kept: how much of it is the film's own, 0 to 1, averaged over frames by `KEPT_MEMORY`; see `lafr.keep`. None
+            where that was never measured.
         identities: its identity figures, one for each `MEASURE_EVERY` frames.
         eased: whether its `tone` was raised to keep the identity.
         likeness: to the reference of the choice; None where there is none.
@@ -96,6 +101,7 @@ class FilmFace:
     last: float = 0
     chosen: bool = True
     frames: int = 0
+    kept: float | None = None
     identities: list[float] = field(default_factory=list)
     eased: bool = False
     likeness: float | None = None
@@ -280,7 +286,8 @@ class FilmRestorer:
         for shot in batch:
             result, faces = shot.result, shot.faces
             made = [outputs.popleft() for _ in faces]
-            self._plain.finish_faces(result, made, [face.tone for face in faces])
+            shares = [_averaged(face, share) for face, share in zip(faces, self._plain.shares(result), strict=True)]
+            self._plain.finish_faces(result, made, [face.tone for face in faces], shares=shares)
             self._measure(shot, made)
             kept = self._stabilisers  # of faces that are not in this frame, nothing is kept
             self._stabilisers = {
@@ -337,18 +344,29 @@ class FilmRestorer:
             least = self._composer.least_identity
             if figure < least and self._wishes.keep_identity:
                 for tone in [*(t for t in EASING if t > face.tone), LEFT]:
-                    one = replace(result, cropped_faces=[crop], numbers=[result.numbers[slot]])
-                    self._plain.finish_faces(one, [outputs[slot]], [tone])
+                    matrices = [result.affine_matrices[slot]]
+                    one = replace(
+                        result, cropped_faces=[crop], affine_matrices=matrices, numbers=[result.numbers[slot]]
+                    )
+                    self._plain.finish_faces(one, [outputs[slot]], [tone], shares=[face.kept])
                     (figure,) = meter.compare([crop], one.restored_faces)
                     if figure >= least or tone >= LEFT:
                         break
                 face.tone, face.eased = tone, True
                 result.tones[slot], result.restored_faces[slot] = tone, one.restored_faces[0]
+                result.kept[slot] = one.kept[0]
                 logger.info("face %d is eased to weight %g, to stay the same person", face.number, tone)
             elif figure < least and not any(known < least for known in face.identities):
                 message = "face %d may no longer show the same person: identity %.2f, below %.2f"
                 logger.warning(message, face.number, figure, least)
             face.identities.append(figure)
+
+
+def _averaged(face: FilmFace, share: float | None) -> float | None:
+    """Take in how much of a face is to be kept on the next frame; return it without flicker."""
+    if share is not None:
+        face.kept = share if face.kept is None else KEPT_MEMORY * face.kept + (1 - KEPT_MEMORY) * share
+    return face.kept
 
 
 def _faded(shots: Iterable[_Shot[_T]]) -> Iterator[_Shot[_T]]:

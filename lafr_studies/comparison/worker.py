@@ -156,6 +156,7 @@ def work(job: Job, emit: Emit) -> None:
             batch_size=1,
             precision=job.settings.precision,
             identity=False,  # its time is not the method's
+            keep_intact=False,  # networks are compared, not what is left of them
         )
         warm_up = np.full((restorer.face_size, restorer.face_size, 3), 128, np.uint8)
         restorer.enhance(warm_up, has_aligned=True)
