@@ -45,7 +45,10 @@ def _build(spec: MethodSpec) -> nn.Module:
     if spec.kind == "lafr":
         from lafr_arch.lafr_arch import LAFRNet
 
-        return LAFRNet.from_pretrained(str(spec.path))
+        network = LAFRNet.from_pretrained(str(spec.path))
+        if spec.options:
+            network.set_strengths(**spec.options)
+        return network
     return BASELINES[spec.kind].build(None if spec.path is None else str(spec.path), spec.options)
 
 

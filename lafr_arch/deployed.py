@@ -14,6 +14,7 @@ from lafr_arch import kl_autoencoder
 from lafr_arch.autoencoder_arch import MiniAutoencoder
 from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import build_fidelity
+from lafr_arch.lora_strengths import LoraStrengths
 from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import StaticUNet
 from lafr_arch.unet_blocks import build_unet, knows
@@ -46,6 +47,8 @@ def write(net: LAFRNet, folder: str | Path, dtype: torch.dtype = torch.float32) 
     }
     config["vae"]["_class_name"] = type(net.vae).__name__
     config |= {name: value for name, value in net.configs.items() if name != "alignment"}
+    if net.strengths is not None:
+        config["lora_strengths"] = net.strengths.config
     if net.ip_adapter is not None:
         config["ip_adapter"] = net.ip_adapter.deployed_config()
     state = {
@@ -88,9 +91,12 @@ def empty_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     vae: Any = _vae_class(vae_config.pop("_class_name"), vae_config).from_config(vae_config)
     configs = {name: config[name] for name in ("alignment", "decoder", "fidelity") if config.get(name) is not None}
     scalars = ("prediction_type", "alpha_cumprod", "image_size", "weight_means", "half_precision")
+    static = StaticUNet(unet, n_tokens)
+    loras = config.get("lora_strengths")
     return {
         "vae": vae,
-        "unet": StaticUNet(unet, n_tokens),
+        "unet": static,
+        "strengths": None if loras is None else LoraStrengths(static, loras),
         "alignment": build_alignment(configs.get("alignment"), vae.config.latent_channels),
         "ip_adapter": conditioner,
         "fidelity": build_fidelity(configs["fidelity"], vae) if "fidelity" in configs else None,

@@ -338,6 +338,7 @@ def optimize_for_inference(
     """
     fast = _share(net).eval() if net.is_deployed or net.unet is None else copy.deepcopy(net).deploy()
     fast.requires_grad_(False)
+    fast.strengths = None  # its convolutions hold weights in other forms; strengths are set on the network itself
     plan: dict[str, str] = {}
     if kernels and next(fast.parameters()).device.type == "cpu":
         plan = rewrite(fast.vae, overwrite=True, path="vae")

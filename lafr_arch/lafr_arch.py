@@ -17,6 +17,7 @@ from lafr_arch import deployed
 from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import FidelityPath
 from lafr_arch.lora import lora_layers, merge_lora
+from lafr_arch.lora_strengths import LoraStrengths, has_semantic_lora
 from lafr_arch.restoring import WEIGHT_MEANS
 from lafr_arch.static_unet import FullUNet, StaticUNet
 from lafr_base.model_folder import WEIGHTS_NAME
@@ -84,6 +85,7 @@ class LAFRNet(nn.Module):
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
         weight_means: see :class:`lafr_arch.restoring.RestoringNetwork`; OSEDiff's is ``none``.
         half_precision: see there.
+        strengths: of two LoRAs that are merged into the UNet; None for none.
     """
 
     own_kernels = True
@@ -104,6 +106,7 @@ class LAFRNet(nn.Module):
         sample_latent: bool = False,
         weight_means: str = "tones",
         half_precision: bool = True,
+        strengths: LoraStrengths | None = None,
     ) -> None:
         super().__init__()
         if weight_means not in WEIGHT_MEANS:
@@ -114,6 +117,7 @@ class LAFRNet(nn.Module):
         self.ip_adapter = ip_adapter
         self.fidelity = fidelity
         self.decoder = decoder
+        self.strengths = strengths
         if decoder is not None:
             self.vae.decoder = self.vae.post_quant_conv = None
         self.configs = {name: dict(config) for name, config in (configs or {}).items()}
@@ -239,11 +243,29 @@ class LAFRNet(nn.Module):
         """Merge the LoRA, fold prompt and timestep, drop what is not needed; in place, then in eval mode."""
         if self.unet is None:
             raise ValueError("a network without UNet (with_unet: false) cannot be deployed")
+        if has_semantic_lora(self.unet):
+            self.strengths = LoraStrengths.taken_from(self.unet)
         merge_lora(self.vae)
         merge_lora(self.unet)
         if isinstance(self.unet, FullUNet):
             self.unet = self.unet.prune()
         return self.eval().requires_grad_(False)
+
+    def set_strengths(self, **strengths: float) -> None:
+        """Give the pixel and the semantic LoRA of a deployed network a strength each.
+
+        Args:
+            strengths: ``pixel`` and ``semantic``, from 0, without that LoRA, by 1, as trained and as the folder has it,
+                upwards; 1 where left out.
+
+        Raises:
+            ValueError: the network has no such LoRAs, or a strength is out of range.
+        """
+        if self.strengths is None:
+            raise ValueError(
+                "this network has no strengths to set: a stage 2 with network_g: semantic_lora writes one that has"
+            )
+        self.strengths.apply_to(self.unet, **strengths)
 
     def for_inference(
         self, dtype: torch.dtype | None = None, kernels: bool = True, decoder_dtype: torch.dtype | None = None

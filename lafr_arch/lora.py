@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,11 +45,7 @@ def add_lora(
     """
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and a deployed network needs none
 
-    if isinstance(targets, str):
-        if targets not in LORA_TARGETS:
-            raise ValueError(f"lora: targets: {targets} is unknown; use {', '.join(LORA_TARGETS)} or a list of names")
-        targets = LORA_TARGETS[targets]
-    names = list(targets)
+    names = _names(targets)
     if not layers_called(module, names):
         raise ValueError(f"lora: targets: no layer is called {', '.join(names)}")
     own = layers_called(module, train)
@@ -59,6 +56,46 @@ def add_lora(
     for name in own:
         module.get_submodule(name).requires_grad_(True)
     return len(lora_layers(module))
+
+
+def add_semantic_lora(
+    module: nn.Module, rank: int = 4, targets: str | Sequence[str] = "conv", alpha: float | None = None
+) -> int:
+    """Add a second LoRA, called ``semantic``, to a module that :func:`add_lora` gave one; both act, and both train.
+
+    Args:
+        module: the UNet, pruned.
+        rank: as for :func:`add_lora`, and so are the others; need not be the first one's.
+        targets: its layers.
+        alpha: its scale.
+
+    Returns:
+        The number of layers that have it.
+
+    Raises:
+        ValueError: unknown group, or no layer has one of the names.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = _names(targets)
+    if not layers_called(module, names):
+        raise ValueError(f"semantic_lora: targets: no layer is called {', '.join(names)}")
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of the first LoRA
+        inject_adapter_in_model(config, module, adapter_name="semantic")
+    layers: list[Any] = [module.get_submodule(name) for name in lora_layers(module)]
+    for layer in layers:
+        layer.set_adapter(list(layer.lora_A))
+    return sum("semantic" in layer.lora_A for layer in layers)
+
+
+def _names(targets: str | Sequence[str]) -> list[str]:
+    if not isinstance(targets, str):
+        return list(targets)
+    if targets not in LORA_TARGETS:
+        raise ValueError(f"lora: targets: {targets} is unknown; use {', '.join(LORA_TARGETS)} or a list of names")
+    return list(LORA_TARGETS[targets])
 
 
 def layers_called(module: nn.Module, names: Sequence[str]) -> list[str]:

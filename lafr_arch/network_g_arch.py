@@ -10,7 +10,7 @@ from lafr_arch.decoder_arch import frozen_decoder
 from lafr_arch.fidelity_arch import build_fidelity
 from lafr_arch.ip_adapter import IPAdapter, image_attention
 from lafr_arch.lafr_arch import LAFRNet
-from lafr_arch.lora import add_encoder_lora, add_lora
+from lafr_arch.lora import add_encoder_lora, add_lora, add_semantic_lora
 from lafr_arch.parts import build_alignment
 from lafr_arch.static_unet import FullUNet, StaticUNet
 from lafr_base.dtypes import DTYPES, SPELLINGS
@@ -27,6 +27,7 @@ def build_lafr(
     alignment_weights: str | None = None,
     with_unet: bool = True,
     lora: Mapping[str, Any] | None = None,
+    semantic_lora: Mapping[str, Any] | None = None,
     vae_lora: Mapping[str, Any] | None = None,
     train_unet: bool = False,
     sample_latent: bool = False,
@@ -54,6 +55,9 @@ def build_lafr(
             parameters where it has them.
         with_unet: False leaves the UNet out, as stage 1 may: alignment alone.
         lora: ``rank``, ``targets``, ``alpha`` and ``train`` of :func:`lafr_arch.lora.add_lora`; None for none.
+        semantic_lora: ``rank``, ``targets`` and ``alpha`` of :func:`lafr_arch.lora.add_semantic_lora`: a second LoRA
+            on the UNet, so that fidelity and detail can be given a strength each once they are trained
+            (:mod:`lafr_arch.lora_strengths`). None, the paper's form, for none.
         vae_lora: ``rank`` and ``alpha`` of :func:`lafr_arch.lora.add_encoder_lora`, OSEDiff's; None for none.
         train_unet: train the UNet's own weights (and no LoRA).
         sample_latent: in training mode, sample the LQ latent from the VAE's posterior instead of taking its mean.
@@ -85,6 +89,8 @@ def build_lafr(
         raise ValueError("network_g: decoder takes the place of the one that fidelity and train_decoder are about")
     if lora is not None and train_unet:
         raise ValueError("network_g: lora and train_unet: true exclude each other")
+    if semantic_lora is not None and (lora is None or not prune):
+        raise ValueError("network_g: semantic_lora stands beside lora, on a UNet with prune: true")
     if not with_unet and (lora is not None or train_unet or ip_adapter is not None):
         raise ValueError("network_g: with_unet: false leaves nothing for lora, ip_adapter or train_unet: true")
     if alignment_weights is not None and alignment is None:
@@ -122,6 +128,8 @@ def build_lafr(
         unet.requires_grad_(train_unet)
         if lora is not None:
             add_lora(unet, **lora)
+        if semantic_lora is not None:
+            add_semantic_lora(unet, **semantic_lora)
         for layer in image_attention(unet):
             layer.requires_grad_(True)
         if gradient_checkpointing:
@@ -133,11 +141,14 @@ def build_lafr(
 def build_deployed_lafr(
     folder: str,
     lora: Mapping[str, Any] | None = None,
+    semantic_lora: Mapping[str, Any] | None = None,
     train_unet: bool = False,
     train_decoder: bool = False,
     fidelity: Mapping[str, Any] | None = None,
     grow_decoder: int | None = None,
     image_size: int | None = None,
+    pixel_strength: float = 1.0,
+    semantic_strength: float = 1.0,
 ) -> LAFRNet:
     """Read a deployed network: ``network_g: {type: DeployedLAFRNet, folder: FOLDER}``, to be tested or trained further.
 
@@ -147,12 +158,15 @@ def build_deployed_lafr(
     Args:
         folder: what :meth:`LAFRNet.save_pretrained` or ``lafr export`` wrote.
         lora: as for :func:`build_lafr`.
+        semantic_lora: as for :func:`build_lafr`.
         train_unet: as for :func:`build_lafr`.
         train_decoder: as for :func:`build_lafr`.
         fidelity: as for :func:`build_lafr`; for a folder that has a path, leave it out: the path trains where anything
             else but LoRA does.
         grow_decoder: channels of a further size in the decoder; see :meth:`MiniAutoencoder.grown`.
         image_size: side of the faces from now on, in pixels; the folder's by default.
+        pixel_strength: of the pixel LoRA, where the folder has two: 1 as trained, 0 for none.
+        semantic_strength: of the semantic LoRA, likewise.
 
     Raises:
         FileNotFoundError: a file is missing; says which.
@@ -160,6 +174,8 @@ def build_deployed_lafr(
     """
     if lora is not None and train_unet:
         raise ValueError("network_g: lora and train_unet: true exclude each other")
+    if semantic_lora is not None and lora is None:
+        raise ValueError("network_g: semantic_lora stands beside lora, which is missing")
     net = LAFRNet.from_pretrained(folder)
     if fidelity is not None and net.fidelity is not None:
         raise ValueError(f"network_g: fidelity: {folder} has such a path already; leave it out")
@@ -172,6 +188,12 @@ def build_deployed_lafr(
     net.vae.decoder.requires_grad_(train_decoder)
     if net.fidelity is not None:
         net.fidelity.requires_grad_(fidelity is not None or train_unet or train_decoder)
+    if (pixel_strength, semantic_strength) != (1, 1):
+        net.set_strengths(pixel=pixel_strength, semantic=semantic_strength)
     if lora is not None:
         add_lora(net.unet, **lora)
+    if semantic_lora is not None:
+        if net.strengths is not None:
+            raise ValueError(f"network_g: semantic_lora: {folder} has two LoRAs already; leave it out")
+        add_semantic_lora(net.unet, **semantic_lora)
     return net

@@ -25,7 +25,7 @@ LABELS = {
     "adapter": "alignment module",
     "decoder": "decoder that takes the place of the VAE's",
     "fidelity": "path that carries the face past the latent to the decoder",
-    "lora": "LoRA on the UNet",
+    "lora": "LoRA on the UNet, or both",
     "vae_lora": "LoRA on the VAE's encoder",
     "ip_adapter": "IP-Adapter: projection, keys and values of the image tokens",
     "image_encoder": "  its image encoder, frozen",
@@ -56,7 +56,8 @@ def network_sizes(network_g: Mapping[str, Any]) -> dict[str, int]:
     """
     options = {key: value for key, value in network_g.items() if key != "type"}
     configs = base_configs(options["base_model"])
-    bare = {"prune": True, "with_unet": True, "lora": None, "vae_lora": None, "train_unet": False}
+    bare: dict[str, Any] = {"prune": True, "with_unet": True, "train_unet": False}
+    bare |= dict.fromkeys(("lora", "semantic_lora", "vae_lora"))
     with torch.device("meta"):
         base = load_base_model(options["base_model"], None, 0)
         sizes = {"unet": count(base.unet)}

@@ -41,14 +41,16 @@ class ImageLosses(nn.Module):
         if not self.terms:
             raise ValueError("train: has no loss between images; add for instance pixel_opt: {type: MSELoss}")
 
-    def forward(self, pred: Tensor, target: Tensor, whole_face: bool | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, pred: Tensor, target: Tensor, whole_face: bool | None = None, only: str | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses of (B, 3, H, W) RGB in [0, 1] against the same, by name.
 
         ``whole_face``: True for those losses alone that only make sense on a whole face, False for the others, None
-        for all.
+        for all. ``only``: the loss of this name alone.
         """
         chosen = [name for name in self.terms if whole_face in (None, name in self.whole_face)]
-        return {f"l_{name}": self.terms[name](pred, target) for name in chosen}
+        return {f"l_{name}": self.terms[name](pred, target) for name in (chosen if only is None else [only])}
 
     @property
     def whole_face(self) -> list[str]:

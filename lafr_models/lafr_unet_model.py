@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from lafr_arch.lafr_arch import trains
+from lafr_arch.lora_strengths import ADAPTERS
 from lafr_base.option_keys import Key
 from lafr_base.registry import MODEL_REGISTRY
 from lafr_models.build import build_network
@@ -41,7 +43,11 @@ class LAFRUNetModel(ImageTrainingModel):
     all of it: they count in every ``whole_face_every``-th step, which decodes whole faces (0: never); the other losses
     see a part in these steps, too.
 
-    At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``.
+    With ``network_g: semantic_lora`` two LoRAs train one after the other, as in PiSA-SR: for ``pixel_iter`` iterations
+    that of ``lora`` alone, under ``pixel_opt`` alone; then the semantic one alone, under all losses.
+
+    At the end the network is also written, deployed (LoRA merged), to ``experiments/NAME/deployed``; two LoRAs are kept
+    there beside what they are merged into, so that each can be given a strength.
     """
 
     TRAIN_KEYS: ClassVar[tuple[Key, ...]] = (
@@ -50,7 +56,26 @@ class LAFRUNetModel(ImageTrainingModel):
         Key("decode_focus", float, 0, "share of these parts that are centred on an eye or a corner of the mouth"),
         Key("whole_face_every", int, 0, "every so many steps a whole face is decoded, and losses of whole faces count"),
         Key("train_alignment", bool, False, "train the alignment module, too"),
+        Key("pixel_iter", int, 0, "iterations of the LoRA of `lora`, before that of `semantic_lora`; needed by it"),
     )
+    trained_lora: str | None = None
+    """Of two LoRAs the one that trains in this iteration: ``pixel`` or ``semantic``."""
+
+    @classmethod
+    def faults(cls, opt: Mapping[str, Any]) -> list[str]:
+        """Also two LoRAs that are not told apart."""
+        faults = super().faults(opt)
+        train, two = opt.get("train"), opt["network_g"].get("semantic_lora") is not None
+        if train is None:
+            return faults
+        first, total = train.get("pixel_iter") or 0, train.get("total_iter")
+        if two and (train.get("pixel_opt") is None or not isinstance(first, int) or first < 1):
+            faults.append("train: network_g: semantic_lora needs pixel_iter, of 1 or more, and pixel_opt")
+        elif two and isinstance(total, int) and first >= total:
+            faults.append(f"train: pixel_iter: {first} leaves none of {total} iterations to the semantic LoRA")
+        elif first and not two:
+            faults.append("train: pixel_iter is for two LoRAs: network_g: semantic_lora is missing")
+        return faults
 
     def build(self) -> None:
         net = build_network(self.opt["network_g"])
@@ -65,14 +90,31 @@ class LAFRUNetModel(ImageTrainingModel):
         self.decode_crop = self.decode_crop_option()
         self.decode_focus = self.option("decode_focus")
         self.whole_face_every = self.option("whole_face_every")
+        self.pixel_iter = self.option("pixel_iter")
 
     def losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
         with torch.set_grad_enabled(trains(self.bare_g.vae.encoder)):
             latent, maps = self.bare_g.encode_with_maps(data["lq"])
         latent = self.net_g(data["lq"], output="restored", latent=latent)
+        if self.pixel_iter > 0:
+            self.trained_lora = "pixel" if current_iter <= self.pixel_iter else "semantic"
+        if self.trained_lora == "pixel":
+            return self._decode(latent, maps, data["gt"], current_iter, only="pixel")
         latent_losses = self.latent_losses(latent, data)
         image_losses = self._decode(latent, maps, data["gt"], current_iter)
         return {**self.with_adversarial(image_losses, current_iter), **latent_losses}
+
+    def discriminator_losses(self, data: dict[str, Any], current_iter: int) -> dict[str, Tensor]:
+        return {} if self.trained_lora == "pixel" else super().discriminator_losses(data, current_iter)
+
+    def _step(self, losses: dict[str, Tensor]) -> None:
+        """Of two LoRAs, the one whose turn it is not gets no gradient; it stays among what is saved and resumed."""
+        for name, adapter in ADAPTERS.items() if self.trained_lora is not None else ():
+            if name != self.trained_lora:
+                for key, parameter in self.bare_g.unet.named_parameters():
+                    if ".lora_" in key and f".{adapter}." in key:
+                        parameter.grad = None
+        super()._step(losses)
 
     def latent_losses(self, latent: Tensor, data: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of the restored latents (B, C, h, w) themselves."""
@@ -82,15 +124,17 @@ class LAFRUNetModel(ImageTrainingModel):
             target = self.bare_g.encode(data["gt"])
         return {"l_latent": self.latent_weight * F.l1_loss(latent, target)}
 
-    def _decode(self, latent: Tensor, maps: list[Tensor], gt: Tensor, current_iter: int) -> dict[str, Tensor]:
-        """Decode the latent, or a random part of it, into ``output`` and ``target``; return its losses."""
+    def _decode(
+        self, latent: Tensor, maps: list[Tensor], gt: Tensor, current_iter: int, only: str | None = None
+    ) -> dict[str, Tensor]:
+        """Decode the latent, or a random part of it, into ``output`` and ``target``; return its losses, or one alone."""
         corner = random_corner(latent, self.decode_crop, self.decode_focus)
         if self.decode_crop is None or corner is None:
             self.output, self.target = self.bare_g.decode(latent, maps), gt
-            return self.image_losses(self.output, self.target)
+            return self.image_losses(self.output, self.target, only=only)
         side = self.decode_crop
         whole: dict[str, Tensor] = {}
-        if self.whole_face_every > 0 and current_iter % self.whole_face_every == 0:
+        if only is None and self.whole_face_every > 0 and current_iter % self.whole_face_every == 0:
             face = self.bare_g.decode(latent, maps)
             whole = self.image_losses(face, gt, whole_face=True)
             image = cut(face, latent, corner, side)
@@ -99,7 +143,7 @@ class LAFRUNetModel(ImageTrainingModel):
         scale, (rows, columns) = image.shape[-1] // side, latent.shape[-2:]
         pixels = (..., _inner(corner[0], side, rows, scale), _inner(corner[1], side, columns, scale))
         self.output, self.target = image[pixels], cut(gt, latent, corner, side)[pixels]
-        return {**self.image_losses(self.output, self.target, whole_face=False), **whole}
+        return {**self.image_losses(self.output, self.target, whole_face=False, only=only), **whole}
 
     def restore(self, lq: Tensor) -> Tensor:
         return self.bare_g(lq).clamp(0, 1)

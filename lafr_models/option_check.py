@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, Registry
 
-from lafr_arch.lora import add_encoder_lora, add_lora
+from lafr_arch.lora import add_encoder_lora, add_lora, add_semantic_lora
 from lafr_base.option_keys import REQUIRED, Key, call_faults, did_you_mean, section_faults
 from lafr_base.option_map import LOADER
 from lafr_models import launcher_keys
@@ -105,10 +105,14 @@ def _network_faults(key: NetworkKey, options: Mapping[str, Any]) -> list[str]:
                 faults += _type_faults(f"{label}: type", ARCH_REGISTRY, inner.get("type"))
             else:
                 faults += call_faults(label, module, inner, ("latent_channels", "scaling_factor"))
-    if isinstance(options.get("lora"), Mapping):
-        faults += call_faults(f"{key.name}: lora", add_lora, options["lora"], ("module",))
-    if isinstance(options.get("vae_lora"), Mapping):
-        faults += call_faults(f"{key.name}: vae_lora", add_encoder_lora, options["vae_lora"], ("vae",))
+    adds: dict[str, Callable[..., Any]] = {
+        "lora": add_lora,
+        "semantic_lora": add_semantic_lora,
+        "vae_lora": add_encoder_lora,
+    }
+    for name, add in adds.items():
+        if isinstance(options.get(name), Mapping):
+            faults += call_faults(f"{key.name}: {name}", add, options[name], ("module", "vae"))
     return faults
 
 
