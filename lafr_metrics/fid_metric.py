@@ -24,6 +24,7 @@ from lafr_metrics.specs import MetricSpec, Progress, SetMetric, add_metric
 
 _SIZE = 299
 _BATCH = 8
+_KEPT = 2  # sets of files
 _FEATURES = 2048
 
 
@@ -138,7 +139,7 @@ class SetFeatures:
         self.device = device
         self.prepare = prepare
         self.width = width
-        self._last: tuple[list[tuple[Path, int, int]], Gaussian] | None = None
+        self._kept: dict[tuple[tuple[Path, int, int], ...], Gaussian] = {}
 
     def gaussian(
         self,
@@ -149,16 +150,21 @@ class SetFeatures:
     ) -> Gaussian:
         """Mean and covariance of the features of image files, as :meth:`features` takes them.
 
-        Those of the last files are kept, which the next metric asks for again.
+        Those of the last two sets of files are kept: the next metric asks for the same restored ones again, and the
+        next method for the same originals.
 
         Raises:
             MetricError: they are fewer than two.
         """
         stats = [(path, path.stat()) for path in paths]
-        key = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
-        if self._last is None or self._last[0] != key:
-            self._last = key, Gaussian.of_features(self.features(paths, title, errors, progress))
-        return self._last[1]
+        key = tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = Gaussian.of_features(self.features(paths, title, errors, progress))
+        self._kept[key] = found
+        while len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
 
     def features(
         self,
@@ -250,7 +256,7 @@ def against_references(name: str, title: str, features: SetFeatures) -> SetMetri
         if references is None:
             raise MetricError(f"{name} compares with a folder of reference images, and none was given")
         mine = features.gaussian(restored, f"{title}, restored", errors, progress)
-        theirs = Gaussian.of_features(features.features(references, f"{title}, reference", errors, progress))
+        theirs = features.gaussian(references, f"{title}, reference", errors, progress)
         return frechet_distance(mine, theirs)
 
     return measure

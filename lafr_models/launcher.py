@@ -186,8 +186,13 @@ def launch(name: str, root: Path) -> None:
         raise SystemExit(str(error)) from None
     patch_training()
     pipeline = getattr(import_module(f"basicsr.{name}"), f"{name}_pipeline")
+    from lafr_models.training import TimeIsUp
+
     try:
         pipeline(output_root(root))
+    except TimeIsUp as end:
+        end.model.save(epoch=-1, current_iter=-1)
+        logging.getLogger("basicsr").info("%s, in %d iterations", end, end.model.opt["train"]["total_iter"])
     except (OptionError, WeightsError, FileNotFoundError) as error:
         sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
         sys.exit(2)

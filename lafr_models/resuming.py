@@ -14,6 +14,7 @@ _FREE = frozenset(
         "cache",
         "check_images",
         "io_backend",
+        "max_seconds",
         "name",
         "num_prefetch_queue",
         "num_worker_per_gpu",

@@ -33,6 +33,18 @@ def save_whole(value: Any, path: str | Path) -> None:
         torch.save(value, part)
 
 
+class TimeIsUp(Exception):  # noqa: N818 - no error
+    """A run has trained for its ``max_seconds``.
+
+    Attributes:
+        model: what it trained.
+    """
+
+    def __init__(self, model: TrainingModel) -> None:
+        super().__init__(f"{model.max_seconds:g} seconds of training are over")
+        self.model = model
+
+
 def log_sizes(network_g: dict[str, Any]) -> None:
     """Write the sizes of a LAFRNet's parts to the log."""
     if network_g["type"] == "LAFRNet":
@@ -56,6 +68,9 @@ class TrainingModel(StageKeys, ValidatingModel):
         Key("accumulate", int, 1, "micro-batches each batch is cut into, to save memory"),
         Key("clip_grad_norm", float, 0, "largest norm of an optimizer's gradient; 0: not clipped"),
         Key("amp", str, None, "bf16 or fp16 autocast; left out: fp32"),
+        Key(
+            "max_seconds", float, 0, "seconds of training, over all parts of a run, after which it ends; 0: no such end"
+        ),
     )
 
     net_d: Any = None
@@ -119,6 +134,7 @@ class TrainingModel(StageKeys, ValidatingModel):
     def _init_training(self, pretrained: str | None) -> None:
         self.accumulate = self.option("accumulate")
         self.clip_grad_norm = self.option("clip_grad_norm")
+        self.max_seconds = self.option("max_seconds")
         amp = self.option("amp")
         self.amp_dtype = AMP.get(amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -193,6 +209,16 @@ class TrainingModel(StageKeys, ValidatingModel):
         self._step(total)
         self.log_dict = self.reduce_loss_dict(total)
         self._progress(current_iter)
+        if self.max_seconds > 0 and self._time_is_up():
+            self.opt["train"]["total_iter"] = current_iter  # there are no more
+            raise TimeIsUp(self)
+
+    def _time_is_up(self) -> bool:
+        """Whether ``max_seconds`` are over for any of the processes, which end together."""
+        over = torch.tensor(float(self.stopwatch.total >= self.max_seconds), device=self.device)
+        if self.opt["dist"]:
+            torch.distributed.all_reduce(over, torch.distributed.ReduceOp.MAX)
+        return bool(over)
 
     def _step(self, losses: dict[str, Tensor]) -> None:
         for optimizer in self.optimizers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ def read_table(number: str, path: Path = TABLES) -> PaperTable:
     )
 
 
+def replace_columns(table: PaperTable, columns: Mapping[str, str]) -> PaperTable:
+    """The table with other metrics, by their headings."""
+    return replace(table, columns=columns)
+
+
 def training_record(spec: MethodSpec | None) -> dict[str, Any]:
     """What a network's run has left of its training (``training.json``); empty where nothing is known.
 
@@ -105,7 +110,10 @@ def interval_of(report: Mapping[str, Any], name: str, metric: str) -> tuple[floa
 
 
 def build_table(
-    table: PaperTable, reports: Mapping[str, Mapping[str, Any]], methods: Mapping[str, MethodSpec | None]
+    table: PaperTable,
+    reports: Mapping[str, Mapping[str, Any]],
+    methods: Mapping[str, MethodSpec | None],
+    records: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The table as JSON can hold it.
 
@@ -113,12 +121,13 @@ def build_table(
         table: its definition.
         reports: of :func:`lafr_studies.comparison.run.compare`, by the sets' names.
         methods: what was compared, by name.
+        records: what is known of their trainings; by default what their runs have left.
     """
     names, metrics = list(methods), list(table.columns.values())
     rows = []
     best = best_counts(list(reports.values()), metrics, names)
     for name in names:
-        training = training_record(methods[name])
+        training = dict(records.get(name) or {}) if records is not None else training_record(methods[name])
         row: dict[str, Any] = {"method": name, "training": training}
         if table.costs:
             row["values"] = _costs(name, list(reports.values())[0], training, best[name])

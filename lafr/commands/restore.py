@@ -138,7 +138,7 @@ def add_restorer_arguments(parser: argparse.ArgumentParser, upscale: float = 2) 
         default="mini",
         metavar="MODEL",
         help="mini (default, bundled), a folder of a network, or a baseline: gfpgan:PATH, codeformer:PATH, "
-        "restoreformer:PATH, osediff:FOLDER, bicubic",
+        "restoreformer:PATH, osediff:FOLDER, bicubic; FOLDER,pixel=1,semantic=0.5 sets the strengths of two LoRAs",
     )
     add(
         "--bg_upsampler",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lafr.networks import pick_device
-from lafr_base.files import write_json, write_text
+from lafr_base.files import read_json, write_json, write_text
 from lafr_metrics.suite import Suite, protocol
+from lafr_models.training_time import RECORD
 from lafr_studies.ablations.deltas import AblationError
 from lafr_studies.ablations.paper_tables import ABLATIONS, COSTS, Row, Table, read_ablations
 from lafr_studies.ablations.row_metrics import measure
@@ -115,7 +116,7 @@ def run_table(request: Request, say: Callable[[str], None]) -> tuple[dict[str, A
             failures=[f"row {place}: {error}" for place, error in failures.items()],
             missing=dict(suite.missing),
             notes=[note for note in (table.note, planner.scale.note) if note] + _errors(measures),
-            trainings={row.name: _describe(plans[row.name, request.seeds[0]]) for row in rows},
+            trainings={row.name: _describe([plans[row.name, s] for s in request.seeds], request.out) for row in rows},
             runs={f"{row.name}, seed {s}": [r.name for r in plans[row.name, s]] for row in rows for s in request.seeds},
             protocol=protocol(suite.names),
         )
@@ -153,12 +154,16 @@ def _train(
         todo.discard(run.name)
 
 
-def _describe(runs: list[Run]) -> str:
+def _describe(seeds: list[list[Run]], out: Path) -> str:
+    """A row's stages: their steps and batches, and the minutes that they took on average over seeds, where known."""
     parts = []
-    for run in runs:
-        options = run.options
+    for stage, *others in zip(*seeds, strict=True):
+        options = stage.options
         batch = options["datasets"]["train"].get("batch_size_per_gpu")
-        parts.append(f"{run.stage} {options['train']['total_iter']} steps of batch {batch}")
+        records = [read_json(run.folder(out) / RECORD) for run in (stage, *others)]
+        minutes = [record["seconds"] / 60 for record in records if record]
+        taken = f" in {sum(minutes) / len(minutes):.1f} min" if minutes else ""
+        parts.append(f"{stage.stage} {options['train']['total_iter']} steps of batch {batch}{taken}")
     return ", ".join(parts)
 
 

@@ -5,9 +5,10 @@ are FFHQ-aligned faces and go straight through. DIR holds index.html (open it in
 it), table.md, table.csv, faces.csv, report.json, and each method's results in DIR/NAME. Results that are there are not
 made again: an interrupted comparison is continued by the same command, and a changed input or method is done anew.
 
-methods: mini; a folder of a deployed network; bicubic; gfpgan:PATH, codeformer:PATH[,w=0.5], restoreformer:PATH;
-osediff:FOLDER; NAME=FOLDER for results of any other program; NAME=METHOD to rename. The first is what the others are
-compared with. Exit status: 0, all there; 1, something failed (the page says what); 2, nothing could be done.
+methods: mini; a folder of a deployed network; bicubic; gfpgan:PATH, codeformer:PATH[,w=0.5], restoreformer:PATH,
+restoreformer++:PATH, osdface:FOLDER; osediff:FOLDER; NAME=FOLDER for results of any other program; NAME=METHOD to
+rename. The first is what the others are compared with. Exit status: 0, all there; 1, something failed (the page says
+what); 2, nothing could be done.
 """
 
 from __future__ import annotations
