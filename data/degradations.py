@@ -191,6 +191,8 @@ def build_degradation(option: str | Mapping[str, Any], face_size: int) -> Degrad
     Raises:
         ValueError: the preset or a key is unknown, or a value is out of range; the message names the key.
     """
+    if not isinstance(option, (str, Mapping)):
+        raise ValueError(f"degradation: {option!r} is neither a preset nor a mapping")
     if isinstance(option, Mapping) and "mix" in option:
         if len(option) > 1 or not isinstance(option["mix"], list) or not option["mix"]:
             raise ValueError("degradation: mix: must be a list of presets, and nothing may stand beside it")

@@ -167,7 +167,7 @@ def call_faults(
         if name == "type":
             continue
         if name in known:
-            faults += value_fault(f"{label}: {name}", value, hints.get(name, Any))
+            faults += value_fault(f"{label}: {name}", value, hints.get(name, _kind_of(parameters[name].default)))
         elif strict or not anything:
             hint = did_you_mean(name, known) or f"; {called.__name__} takes {', '.join(known) or 'nothing'}"
             faults.append(f"{label}: {name} is unknown{hint}")
@@ -175,6 +175,15 @@ def call_faults(
         if parameters[name].default is inspect.Parameter.empty and name not in arguments and name not in filled:
             faults.append(f"{label}: {name} is missing, which {called.__name__} needs")
     return faults
+
+
+def _kind_of(default: Any) -> Any:
+    """What a parameter without a type takes, by its default: numbers are numbers, whole or not."""
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, (int, float)):
+        return float
+    return str if isinstance(default, str) else Any
 
 
 def _hints(called: Callable[..., Any]) -> dict[str, Any]:

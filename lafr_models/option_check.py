@@ -10,7 +10,7 @@ from typing import Any
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY, Registry
 
 from lafr_arch.lora import add_encoder_lora, add_lora, add_semantic_lora
-from lafr_base.option_keys import REQUIRED, Key, call_faults, did_you_mean, section_faults
+from lafr_base.option_keys import REQUIRED, Key, call_faults, did_you_mean, section_faults, value_fault
 from lafr_base.option_map import LOADER
 from lafr_models import launcher_keys
 from lafr_models.stage_keys import NetworkKey, StageKeys
@@ -81,7 +81,8 @@ def _mapping(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _registered(registry: Registry, name: Any) -> Any:
     """The class of a name, as BasicSR's registries find it; None where there is none."""
-    return next((registry.get(n) for n in (name, f"{name}_basicsr") if n in registry), None)
+    names = (name, f"{name}_basicsr") if isinstance(name, str) else ()
+    return next((registry.get(n) for n in names if n in registry), None)
 
 
 def _type_faults(label: str, registry: Registry, name: Any) -> list[str]:
@@ -135,6 +136,8 @@ def _metric_faults(label: str, options: Any) -> list[str]:
     faults = [] if better in ("higher", "lower") else [f"{label}: better: {better} is not higher or lower"]
     given = {key: value for key, value in options.items() if key != "better"}
     images = [name for name in inspect.signature(metric).parameters if name in ("img", "img2")]
+    if "crop_border" in given:  # which BasicSR's metrics neither type nor default
+        faults += value_fault(f"{label}: crop_border", given["crop_border"], int)
     return faults + call_faults(label, metric, given, images, strict=True)
 
 

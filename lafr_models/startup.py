@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -190,6 +191,36 @@ def _on_meta(kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
         kind(**{key: value for key, value in options.items() if key != "type"})
 
 
+def _of_any_images(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that only images that are there can fulfil."""
+    backend = options.get("io_backend")
+    fulfilled = {
+        "n_images": isinstance(options.get("n_images"), int),
+        "io_backend": not isinstance(backend, Mapping) or isinstance(backend.get("type"), str),
+        "sampling": True,
+    }
+    return {key: value for key, value in options.items() if not fulfilled.get(key, False)}
+
+
+def _asked(label: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """A dataset of options, or None, and what its class refuses: an option that it names is left out, to ask again."""
+    faults: list[str] = []
+    left, named = dict(options), set[str]()
+    while True:
+        try:
+            dataset = kind(left)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            words = re.findall(r"\w+", str(error))
+            key = next((word for word in words if word in left and word not in ("type", "name", "phase")), None)
+            if key is None:
+                return None, faults if named & set(words) else [*faults, f"{label}: {error}"]
+            faults.append(f"{label}: {error}")
+            named.add(key)
+            del left[key]
+        else:
+            return None if faults else dataset, faults
+
+
 def _dataset_faults(label: str, options: Mapping[str, Any]) -> list[str]:
     """What a dataset's class refuses, and its broken images."""
     from basicsr.utils.registry import DATASET_REGISTRY
@@ -200,21 +231,20 @@ def _dataset_faults(label: str, options: Mapping[str, Any]) -> list[str]:
     kind = next((k for k in (options["type"], f"{options['type']}_basicsr") if k in DATASET_REGISTRY), None)
     if kind is None:
         return [f"{label}: type: {options['type']} is unknown{did_you_mean(options['type'], DATASET_REGISTRY.keys())}"]
+    roots = {key: options[key] for key in ("dataroot_gt", "dataroot_lq") if options.get(key) is not None}
+    faults = [f"{label}: {key}: {v!r} is not text" for key, v in roots.items() if not isinstance(v, str)]
+    if faults:
+        return faults
     # What is kept in memory is read by the run, not here.
     options = {key: value for key, value in options.items() if key != "cache"}
     absent = [k for k in ("dataroot_gt", "dataroot_lq") if options.get(k) and not Path(options[k]).exists()]
     with tempfile.TemporaryDirectory() as stand_in:
         if absent:  # which is said by another question; what else is wrong is asked of a folder of one image
             (Path(stand_in) / "face.png").touch()
-            whole = {key: value for key, value in options.items() if key not in ("n_images", "io_backend", "sampling")}
-            options = {**whole, **dict.fromkeys(("dataroot_gt", "dataroot_lq") & options.keys(), stand_in)}
-        try:
-            dataset = DATASET_REGISTRY.get(kind)(options)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            return [f"{label}: {error}"]
-    if absent:
-        return []
-    faults = []
+            options = {**_of_any_images(options), **dict.fromkeys(roots, stand_in)}
+        dataset, faults = _asked(label, DATASET_REGISTRY.get(kind), options)
+    if absent or dataset is None:
+        return faults
     size = options.get("batch_size_per_gpu", 0) * int(os.environ.get("WORLD_SIZE", 1))
     count = int(len(dataset) * options.get("dataset_enlarge_ratio", 1))
     if options.get("phase") == "train" and count < size:

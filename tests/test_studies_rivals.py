@@ -72,7 +72,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             runpy.run_path(command[1], run_name="__main__")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(rivals.subprocess, "run", run)
+    monkeypatch.setattr(rivals, "subprocess", SimpleNamespace(run=run, STDOUT=None))
     return started
 
 
