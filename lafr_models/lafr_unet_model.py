@@ -127,7 +127,7 @@ class LAFRUNetModel(ImageTrainingModel):
     def _decode(
         self, latent: Tensor, maps: list[Tensor], gt: Tensor, current_iter: int, only: str | None = None
     ) -> dict[str, Tensor]:
-        """Decode the latent, or a random part of it, into ``output`` and ``target``; return its losses, or one alone."""
+        """Decode the latent, or a random part, into ``output`` and ``target``; return its losses, or one alone."""
         corner = random_corner(latent, self.decode_crop, self.decode_focus)
         if self.decode_crop is None or corner is None:
             self.output, self.target = self.bare_g.decode(latent, maps), gt

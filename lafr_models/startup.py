@@ -157,7 +157,7 @@ def _network_faults(opt: Mapping[str, Any], tolerant: bool) -> list[str]:
 
     faults = []
     for name, options in opt.items():
-        if not name.startswith("network_"):
+        if not name.startswith("network_") or not options:
             continue
         try:
             if options.get("type") == "LAFRNet":
@@ -232,17 +232,17 @@ def _dataset_faults(label: str, options: Mapping[str, Any]) -> list[str]:
     if kind is None:
         return [f"{label}: type: {options['type']} is unknown{did_you_mean(options['type'], DATASET_REGISTRY.keys())}"]
     roots = {key: options[key] for key in ("dataroot_gt", "dataroot_lq") if options.get(key) is not None}
-    faults = [f"{label}: {key}: {v!r} is not text" for key, v in roots.items() if not isinstance(v, str)]
-    if faults:
-        return faults
+    wrong = {key: value for key, value in roots.items() if not isinstance(value, str)}
+    faults = [f"{label}: {key}: {value!r} is not text" for key, value in wrong.items()]
     # What is kept in memory is read by the run, not here.
     options = {key: value for key, value in options.items() if key != "cache"}
-    absent = [k for k in ("dataroot_gt", "dataroot_lq") if options.get(k) and not Path(options[k]).exists()]
+    absent = [key for key, value in roots.items() if key in wrong or not Path(value).exists()]
     with tempfile.TemporaryDirectory() as stand_in:
         if absent:  # which is said by another question; what else is wrong is asked of a folder of one image
             (Path(stand_in) / "face.png").touch()
             options = {**_of_any_images(options), **dict.fromkeys(roots, stand_in)}
-        dataset, faults = _asked(label, DATASET_REGISTRY.get(kind), options)
+        dataset, refused = _asked(label, DATASET_REGISTRY.get(kind), options)
+    faults += refused
     if absent or dataset is None:
         return faults
     size = options.get("batch_size_per_gpu", 0) * int(os.environ.get("WORLD_SIZE", 1))
