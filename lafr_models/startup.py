@@ -21,6 +21,9 @@ from lafr_models.option_paths import PATH_OPTIONS, places
 _WEIGHTS = ("base_model", "path", "decoder_weights", "vq_weights", "start")
 """Arguments of networks that name weights."""
 
+_NEEDED = {"image_size": 512, "degradation": "gfpgan"}
+"""What sets of faces need, and what serves to ask on where it is wrong."""
+
 
 class MissingFilesError(weights.WeightsError):
     """Files that a run needs are missing; the message tells of all of them."""
@@ -211,12 +214,15 @@ def _asked(label: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> 
             dataset = kind(left)
         except (ValueError, OSError, KeyError, TypeError) as error:
             words = re.findall(r"\w+", str(error))
-            key = next((word for word in words if word in left and word not in ("type", "name", "phase")), None)
+            taken = {"type", "name", "phase", *named}
+            key = next((word for word in words if word in left and word not in taken), None)
             if key is None:
                 return None, faults if named & set(words) else [*faults, f"{label}: {error}"]
             faults.append(f"{label}: {error}")
             named.add(key)
             del left[key]
+            if key in _NEEDED:
+                left[key] = _NEEDED[key]
         else:
             return None if faults else dataset, faults
 
