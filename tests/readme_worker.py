@@ -35,7 +35,7 @@ TINY_UNET = {
 }  # fmt: skip
 PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
 # Too much for a test: their arguments are read, and no more is done. Each is run by tests of its own, at a small size.
-READ_ONLY = ("lafr ui", "python benchmarks/inference", "python benchmarks/training", "python benchmarks/folder")
+READ_ONLY = ("lafr ui", "lafr video", *(f"python benchmarks/{name}" for name in ("inference", "training", "folder")))
 # Methods of `lafr compare` that need checkpoints of the published sizes: tests/test_arch_baselines.py.
 LEFT_OUT = ("gfpgan:GFPGANv1.4.pth", "codeformer:codeformer.pth,w=0.5")
 INSTEAD = {"yunet": "builtin"}  # whose weights do not come with the package
