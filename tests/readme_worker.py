@@ -159,7 +159,7 @@ def action(command: str) -> Callable[[], object]:
     if "\n" in command:
         return lambda: exec(compile(command, "README.md", "exec"), {})  # noqa: S102 - our own README
     words = [INSTEAD.get(word, word) for word in shlex.split(command, comments=True) if word not in LEFT_OUT]
-    if "ray" in words and importlib.util.find_spec("ray") is None:
+    if "--workers" in words and importlib.util.find_spec("ray") is None:
         return lambda: 0
     if words[0] == "torchrun":  # as one process
         words = words[3:] if words[1] == "--nproc_per_node" else words
