@@ -5,7 +5,9 @@
 Clips are made of the sample portraits: a portrait drifts, turns, and comes nearer and goes, on paths without corners.
 That is the truth. The input is the truth blurred, halved and enlarged, with noise of its own in each frame, encoded as
 H.264 at a low rate. `input` is the clip as decoded, `frames` each of its frames restored as a photo by
-`LAFRer.enhance`, `film` what `lafr video` makes of it before encoding, all in the size of the input.
+`LAFRer.enhance`, `followed` what `lafr video --stabilise 0` makes of it before encoding, `film` what `lafr video` does,
+all in the size of the input. Frames in which `LAFRer.enhance` finds no face are counted as `missed` and left out of all
+figures, since there restoring for itself flickers most.
 
 flicker     mean absolute difference, in levels of 255, between a frame and the one before carried along the motion of
             the truth (optical flow: DIS). Over the face, where the truth itself is carried well
@@ -121,20 +123,28 @@ class Ruler:
     def _carry(self, frame: np.ndarray, place: int) -> np.ndarray:
         return cv2.remap(frame, *self._grids[place - 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
-    def measure(self, frames: Sequence[np.ndarray]) -> dict[str, float | None]:
-        """Return `flicker`, `sharpness` and `psnr` (None of the truth itself) of frames in the truth's size."""
+    def measure(self, frames: Sequence[np.ndarray], without: Sequence[int] = ()) -> dict[str, float | None]:
+        """Return `flicker`, `sharpness` and `psnr` (None of the truth itself) of frames in the truth's size.
+
+        Args:
+            frames: as many as the truth has.
+            without: places of those that do not count.
+        """
         films = [frame.astype(np.float32) for frame in frames]
         flicker = [
             float(np.abs(films[place] - self._carry(films[place - 1], place))[self._carried[place - 1]].mean())
             for place in range(1, len(films))
+            if place not in without and place - 1 not in without
         ]
         sharpness = [
             float(cv2.Laplacian(cv2.cvtColor(film, cv2.COLOR_BGR2GRAY), cv2.CV_32F)[face].std())
-            for film, face in zip(films, self._faces, strict=True)
+            for place, (film, face) in enumerate(zip(films, self._faces, strict=True))
+            if place not in without
         ]
         error = [
             float(np.square(film - true)[face].mean())
-            for film, true, face in zip(films, self._frames, self._faces, strict=True)
+            for place, (film, true, face) in enumerate(zip(films, self._frames, self._faces, strict=True))
+            if place not in without
         ]
         off = float(np.mean(error))
         return {
@@ -160,19 +170,27 @@ def clip(name: str, count: int, crf: int, folder: Path, restorer: Any) -> dict[s
     from lafr.demo import PORTRAITS
     from lafr.detectors import build_detector
     from lafr.video.restoring import FilmRestorer, FilmWishes
+    from lafr.video.stabilising import MEMORY
 
     portrait = np.ascontiguousarray(PORTRAITS[name]())
     landmarks = build_detector("builtin").detect(portrait)[0].landmarks.astype(np.float64)
     frames, points = truth(portrait, landmarks, count)
     ruler = Ruler(frames, points)
     inputs = degraded(frames, folder / f"{name}.mp4", crf, sound=False)
-    figures = {"truth": ruler.measure(frames), "input": ruler.measure(inputs)}
     start = time.perf_counter()
-    each = [restorer.enhance(frame)[2] for frame in inputs]
-    figures["frames"] = {**ruler.measure(each), "seconds": round((time.perf_counter() - start) / count, 3)}
-    start = time.perf_counter()
-    film = [image for _, image in FilmRestorer(restorer, FilmWishes()).restore(enumerate(inputs))]
-    figures["film"] = {**ruler.measure(film), "seconds": round((time.perf_counter() - start) / count, 3)}
+    photos = [restorer.enhance(frame) for frame in inputs]
+    seconds = {"frames": time.perf_counter() - start}
+    films = {"truth": frames, "input": inputs, "frames": [photo for _, _, photo in photos]}
+    missed = [place for place, (crops, _, _) in enumerate(photos) if not crops]
+    for kind, share in (("followed", 0.0), ("film", MEMORY)):
+        start = time.perf_counter()
+        film = FilmRestorer(restorer, FilmWishes(stabilise=share))
+        films[kind] = [image for _, image in film.restore(enumerate(inputs))]
+        seconds[kind] = time.perf_counter() - start
+    figures: dict[str, Any] = {kind: ruler.measure(film, missed) for kind, film in films.items()}
+    for kind, spent in seconds.items():
+        figures[kind]["seconds"] = round(spent / count, 3)
+    figures["missed"] = len(missed)
     for kind in ("flicker", "sharpness"):
         figures[f"{kind}_ratio"] = round(figures["film"][kind] / figures["frames"][kind], 3)
     return figures

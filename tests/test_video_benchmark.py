@@ -30,6 +30,9 @@ def test_the_ruler() -> None:
     assert noisy["psnr"] == pytest.approx(20 * np.log10(255 / 5), abs=0.5)
     soft = ruler.measure([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in frames])
     assert soft["sharpness"] < 0.5 * truth["sharpness"]
+    frames[2] = np.zeros_like(frames[2])
+    assert ruler.measure(frames, [2])["psnr"] is None  # what is left out does not count
+    assert ruler.measure(frames)["flicker"] > 10
     still = ruler.measure([frames[0]] * 5)  # does not move along, which counts as flicker
     assert still["flicker"] > 2 * truth["flicker"]
 
@@ -41,7 +44,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert script.main() == 0
     report = json.loads(out.read_text())
     figures = report["clips"]["astronaut"]
-    assert set(figures) == {"truth", "input", "frames", "film", "flicker_ratio", "sharpness_ratio"}
+    rows = {"truth", "input", "frames", "followed", "film"}
+    assert set(figures) == {*rows, "missed", "flicker_ratio", "sharpness_ratio"}
     assert figures["input"]["sharpness"] < figures["truth"]["sharpness"]
     assert figures["flicker_ratio"] == pytest.approx(
         figures["film"]["flicker"] / figures["frames"]["flicker"], abs=1e-3
