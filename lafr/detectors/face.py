@@ -127,25 +127,50 @@ def rescale(points: NDArray[Any], source: Picture, target: Picture) -> NDArray[n
 TURNS = (45, 90, 135, 180, -135, -90, -45)
 """Degrees clockwise by which a photo is turned for detectors of upright faces, which miss those 40 degrees askew."""
 TURNED_PIXELS = 400_000
-"""Pixels of the copy that is turned."""
+"""Pixels of the copy that is turned where there is reason to look for turned faces."""
 TURNED_SCORE = 0.05
 """How much surer than of an upright face a detector must be of one that is turned: such faces are rare, and seven more
 looks at a photo would find eight times as many that are none."""
+SURE = 0.3
+"""How far above the least confidence the surest face must be for a photo to be taken for upright."""
+CLOSE = 0.02
+"""Scores that differ by no more say nothing of which way up a face is."""
+OVERLAP = 0.5
+"""Share of the smaller of two boxes above which both are of one face."""
 
 
-def find_turned(img: Picture, search: Callable[[Picture], list[Face]], min_score: float) -> list[Face]:
+def find_turned(
+    img: Picture, search: Callable[[Picture], list[Face]], min_score: float, upright: list[Face], quick_pixels: int
+) -> list[Face]:
     """Find faces that are askew, lie on their side or stand on their head, by a detector that finds upright ones.
+
+    Nearly all photos stand upright. So a small copy is turned first, and a larger one only where that shows a face that
+    is not among the upright ones, or shows it better, or where no upright one is sure.
 
     Args:
         img: the photo.
         search: finds the upright faces of a picture, in its pixels.
         min_score: least confidence, 0 to 1.
+        upright: what it found in the photo as it is.
+        quick_pixels: size of the small copy.
 
     Returns:
         Faces in pixels of ``img``; upright ones may be among them.
     """
-    small = resize_to(img, TURNED_PIXELS)
     least = min_score + (1 - min_score) * TURNED_SCORE
+    found = _find_turned(img, search, least, quick_pixels)
+    known = (
+        any(_shared(face.box, other.box) > OVERLAP and other.score >= face.score - CLOSE for other in upright)
+        for face in found
+    )
+    sure = any(face.score >= min_score + (1 - min_score) * SURE for face in upright)
+    if sure and all(known):
+        return []
+    return found + _find_turned(img, search, least, TURNED_PIXELS)
+
+
+def _find_turned(img: Picture, search: Callable[[Picture], list[Face]], least: float, pixels: int) -> list[Face]:
+    small = resize_to(img, pixels)
     found = []
     for angle in TURNS:
         picture, matrix = turn(small, angle)

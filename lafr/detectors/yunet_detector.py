@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from lafr.detectors.face import (
+    OVERLAP,
     DetectorSpec,
     Face,
     Picture,
@@ -21,7 +22,8 @@ from lafr.detectors.face import (
 
 SEARCH_PIXELS = (2_000_000, 100_000)
 """The net finds faces of 10 to 300 pixels: it looks at two sizes of the photo, so that portraits are found too."""
-OVERLAP = 0.5
+QUICK_PIXELS = 60_000
+"""Turned faces of a photo with upright ones are found from a 25th of its side: 35 ms of one CPU core a photo."""
 
 
 class YuNetDetector:
@@ -52,7 +54,8 @@ class YuNetDetector:
         faces: list[Face] = []
         for small in copies if copies[0].shape != copies[1].shape else copies[:1]:
             faces += [rescale_face(face, small, img) for face in self._search(small)]
-        return settle(faces + find_turned(img, self._search, self._min_score), img, OVERLAP)
+        turned = find_turned(img, self._search, self._min_score, faces, QUICK_PIXELS)
+        return settle(faces + turned, img, OVERLAP)
 
     def _search(self, picture: Picture) -> list[Face]:
         """Find the upright faces of a picture at its size."""
