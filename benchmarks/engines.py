@@ -78,11 +78,13 @@ class Step(nn.Module):
         super().__init__()
         self.net, self.part = net, part
 
-    def forward(self, x: Tensor, *maps: Tensor) -> Tensor:
-        """The part's result; of the decoder, with the encoder's maps where there is a fidelity path."""
+    def forward(self, x: Tensor, coarse: Tensor | None = None, fine: Tensor | None = None) -> Tensor:
+        """The part's result; of the decoder, with the encoder's two maps where there is a fidelity path."""
         if self.part == "whole":
             return self.net(x)
-        return self.net.decode(x, maps) if self.part == "decode" else getattr(self.net, self.part)(x)
+        if self.part == "decode":
+            return self.net.decode(x, [maps for maps in (coarse, fine) if maps is not None])
+        return getattr(self.net, self.part)(x)
 
 
 @torch.inference_mode()

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lafr_base import processor
+
 CPU = torch.device("cpu")
 
 
@@ -25,7 +27,7 @@ def machine(device: torch.device = CPU) -> dict[str, Any]:
     """What figures depend on."""
     lines = _lines("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    flags = processor.features()
     about = {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cpu_extensions": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],

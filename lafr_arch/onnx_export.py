@@ -66,7 +66,9 @@ def export_graph(net: nn.Module, example: Sequence[Tensor], path: Path, inputs: 
         raise OnnxExportError(f"{type(net).__name__} cannot be written as ONNX: {_first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """Of the message of what the exporter met, not of the exporter's own, which is a page of advice."""
+    error = error.__cause__ or error
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
