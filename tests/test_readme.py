@@ -29,7 +29,7 @@ def test_every_line_runs_in_order_with_and_without_lafr_root(tmp_path: Path):
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert len(lines) > 40, done.stdout
+    assert len(lines) > 30, done.stdout
     assert all(line.startswith("0 ") for line in lines), done.stdout
     # Both times each run found what the one before it had written, and wrote where it should.
     for experiments in (copy / "experiments_without", copy / "root/experiments"):
