@@ -220,3 +220,11 @@ def test_unseen_degradation_is_a_function_of_its_generator(monkeypatch: pytest.M
     assert first.shape == face.shape
     assert not np.array_equal(first, other)
     assert np.abs(first - face).mean() < 0.15
+
+
+def test_every_path_of_a_shaking_hand_fits_its_kernel(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = importlib.import_module("unseen_degradation")
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        assert script.shake_kernel(rng.uniform(1, 16), rng).sum() == pytest.approx(1, abs=1e-5)
