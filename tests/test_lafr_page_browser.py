@@ -210,6 +210,8 @@ def test_faces_are_ticked_by_a_box_and_by_size(tmp_path: Path):
         drag(someone.browser, (0.95, 0.9), (0.5, 0.1))
         someone.wait(f"{ticks} === 'false,true'")
         assert someone.browser.run("return document.querySelector('.lafr .boxer').ariaPressed") == "false"
+        someone.browser.click("#choose button")
+        someone.wait("document.querySelector('#largest input')?.checkVisibility()")
         someone.browser.type("#largest input", "1")  # 01: of faces as large as each other, the first
         someone.wait(f"{ticks} === 'true,false'")
 

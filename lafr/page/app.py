@@ -150,28 +150,27 @@ def _fill(blocks: gr.Blocks, models: Models, sessions: Sessions) -> None:
             )
             folder = gr.UploadButton("Choose a folder", file_count="directory", size="sm", elem_id="folder")
             strength = gr.Slider(0, 100, value=50, step=5, label="Strength, %", elem_id="strength")
-            least = gr.Slider(
-                0, 100, value=0, step=5, label="Tick faces the detector is so sure of, %", elem_id="least_score"
-            )
-            largest = gr.Number(
-                0,
-                label="Tick so many of the largest, 0 for all",
-                minimum=0,
-                maximum=1000,
-                precision=0,
-                elem_id="largest",
-            )
-            like = gr.File(
-                label="Tick who looks like the face of this photo",
-                file_types=sorted(IMAGE_SUFFIXES),
-                height=110,
-                elem_id="like",
-            )
             upscale = gr.Radio(
                 [(f"{factor}×", factor) for factor in ENLARGEMENTS], value=2, label="Enlarge", elem_id="upscale"
             )
             keep = gr.Checkbox(label="Keep the person: ease faces that change too much", elem_id="keep")
             model = gr.Dropdown(models.names, value=models.names[0], label="Model", elem_id="model")
+            with gr.Accordion("Tick faces by a rule", open=False, elem_id="choose"):
+                least = gr.Slider(0, 100, value=0, step=5, label="The detector is so sure, %", elem_id="least_score")
+                largest = gr.Number(
+                    0,
+                    label="So many of the largest, 0 for all",
+                    minimum=0,
+                    maximum=1000,
+                    precision=0,
+                    elem_id="largest",
+                )
+                like = gr.File(
+                    label="Like the face of this photo",
+                    file_types=sorted(IMAGE_SUFFIXES),
+                    height=110,
+                    elem_id="like",
+                )
             with gr.Row():
                 start = gr.Button("Restore", variant="primary", elem_id="restore")
                 stop = gr.Button("Cancel", elem_id="cancel")
