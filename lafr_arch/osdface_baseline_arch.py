@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from lafr_arch.base_model import load_vae
 from lafr_arch.baselines import BaselineSpec, add_baseline
 from lafr_arch.lafr_arch import predict_sample
 from lafr_arch.restorer_base import spandrel_module
@@ -129,6 +127,10 @@ class OSDFaceBaseline(RunsAsItIs, nn.Module):
     image_size = 512
 
     def __init__(self, path: str, base_model: str = "sd21-base") -> None:
+        from diffusers import DDPMScheduler, UNet2DConditionModel  # takes seconds; every restoring imports this module
+
+        from lafr_arch.base_model import load_vae
+
         super().__init__()
         folder, base = (Path(weights.require(name)) for name in (path, base_model))
         self.vae: Any = load_vae(str(base), subfolder="vae")
