@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lafr import cli
+from lafr.demo import PORTRAITS
 from lafr.detectors import DETECTORS, build_detector
 from lafr.detectors.face import Face, rescale, resize_to, suppress, turn
 from lafr_base.geometry import transform
@@ -67,7 +68,7 @@ def test_builtin_points_do_not_depend_on_the_photos_size(builtin: Detector, phot
     assert_is_astronaut(builtin.detect(large), expected, 0.15 * EYES * 5)
 
 
-def test_builtin_finds_a_face_turned_beyond_the_cascade(builtin: Detector, photo: np.ndarray):
+def test_builtin_finds_a_tilted_face(builtin: Detector, photo: np.ndarray):
     matrix = cv2.getRotationMatrix2D((146, 125), -32, 1.0)  # clockwise
     turned = cv2.warpAffine(photo, matrix, (300, 260), borderMode=cv2.BORDER_REFLECT)
     expected = (ASTRONAUT - (80, 0)) @ matrix[:, :2].T + matrix[:, 2]
@@ -77,7 +78,7 @@ def test_builtin_finds_a_face_turned_beyond_the_cascade(builtin: Detector, photo
 @pytest.mark.parametrize(
     ("name", "angle"),
     [
-        *(("builtin", angle) for angle in (90, 180)),
+        *(("builtin", angle) for angle in (45, 90, 180, -135)),
         *(("yunet", angle) for angle in (45, 90, 180, -135)),
         *(("retinaface_mobile0.25", angle) for angle in (-45, -90)),
     ],
@@ -92,6 +93,38 @@ def test_faces_are_found_at_any_angle(request: pytest.FixtureRequest, name: str,
     (face,) = detector.detect(turned)
     expected = transform(matrix, ASTRONAUT - (80, 0))
     assert np.linalg.norm(face.landmarks - expected, axis=1).mean() < 0.25 * EYES
+
+
+def test_builtin_finds_a_portrait_however_it_is_coded(builtin: Detector, astronaut: np.ndarray):
+    portrait = np.ascontiguousarray(astronaut[40:200, 140:320, ::-1])
+    for quality in range(10, 98, 2):
+        _, code = cv2.imencode(".jpg", portrait, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert_is_astronaut(builtin.detect(cv2.imdecode(code, cv2.IMREAD_COLOR)), ASTRONAUT - (140, 40), 0.2 * EYES)
+
+
+@pytest.mark.parametrize("name", list(PORTRAITS))
+def test_builtin_takes_no_badge_and_no_model_for_a_face(builtin: Detector, name: str):
+    """The portraits show flags, a shuttle, patches, a helmet, medals; and one face."""
+    (face,) = builtin.detect(np.ascontiguousarray(PORTRAITS[name]()))
+    assert face.score > 0.5
+
+
+@pytest.mark.parametrize("side", ["left", "right", "bottom"])
+def test_builtin_never_takes_what_lies_beside_a_face_that_is_cut(builtin: Detector, astronaut: np.ndarray, side: str):
+    picture = astronaut[..., ::-1]
+    found = 0
+    for kept in (1.3, 0.9, 0.6, 0.3):  # of half the face, in distances between the eyes
+        x0, x1, y1 = 80, 380, 260
+        x0 = round(226 - kept * EYES) if side == "left" else x0
+        x1 = round(226 + kept * EYES) if side == "right" else x1
+        y1 = round(122 + kept * EYES) if side == "bottom" else y1
+        faces = builtin.detect(np.ascontiguousarray(picture[0:y1, x0:x1]))
+        for face in faces:
+            assert np.linalg.norm(face.landmarks - (ASTRONAUT - (x0, 0)), axis=1).mean() < 0.35 * EYES
+            assert (face.landmarks > -0.3 * EYES).all()
+            assert (face.landmarks < np.array([x1 - x0, y1]) + 0.3 * EYES).all()
+        found += len(faces)
+    assert 1 <= found < 4  # the widest is a face, the narrowest is none
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 4000, 3), (16, 16, 3), (40, 3000, 3)])

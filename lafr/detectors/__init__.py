@@ -2,7 +2,7 @@
 
 face                  what a detector returns, and what all share
 checks                whether a face's points fit each other, its box and the photo
-builtin_detector      needs nothing: scikit-image's cascade and this project's alignment net
+builtin_detector      needs nothing: this project's detection and alignment nets
 yunet_detector        OpenCV's YuNet, where its file is found
 retinaface_detector   facexlib's RetinaFace, where its weights are found
 

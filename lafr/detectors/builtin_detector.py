@@ -1,4 +1,4 @@
-"""The detector that needs nothing but this package: boxes by scikit-image's cascade, the rest by FacePointNet."""
+"""The detector that needs nothing but this package: faces at any angle by FaceDetectionNet, checked by FacePointNet."""
 
 from __future__ import annotations
 
@@ -9,144 +9,180 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lafr.detectors.face import DetectorSpec, Face, Picture, add_detector, check_photo, rescale, resize_to, settle
+from lafr.detectors.face import (
+    OVERLAP,
+    DetectorSpec,
+    Face,
+    Picture,
+    add_detector,
+    check_photo,
+    rescale,
+    resize_to,
+    settle,
+)
 from lafr_arch.aligner_arch import FacePointNet
+from lafr_arch.detector_arch import MULTIPLE, FaceDetectionNet, peaks
 from lafr_base.geometry import CROP_RADII, Array, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "pretrained" / "aligner"
+NET = Path(__file__).resolve().parents[1] / "pretrained" / "detector"
+ALIGNER = NET.parent / "aligner"
 
 SEARCH_PIXELS = 1_000_000
-"""Pixels of the copy that the cascade searches: a second on one CPU core, whatever the photo's size."""
+"""Pixels of the largest copy that is searched, whatever the photo's size."""
 SEARCH_ENLARGE = 1.5
-"""Small photos are enlarged by this much at most, so that faces of 16 pixels fill the cascade's window of 24."""
-WINDOW = 24
-MIN_NEIGHBORS = (4, 2)
-"""How many of the cascade's windows must agree on a box: at first, and where that found no face. On 67 photos with 109
-faces, 4 alone found 93 with 1 false box, 2 alone 100 with 7 and both in turn 100 with 3."""
-TURNS = (-30.0, 30.0, 90.0, 180.0, -90.0)
-"""Degrees by which a photo is turned where no upright face was found."""
+"""Small photos are enlarged by this much at most, so that faces of 16 pixels are in the middle of the net's range."""
+SMALLEST_COPY = 24
+"""Least side of the smallest copy: the largest faces, which fill the photo, are of the net's size there."""
 
-# Where the crop that the net wants lies relative to the cascade's box, as fractions of the box's side: medians over
-# the faces of the training set.
-BOX_TO_CROP_SHIFT = 0.083
-BOX_TO_CROP_SIDE = 1.27
+PROPOSAL_LOGIT = -2.5
+"""Least logit of the detection net of what is looked at more closely."""
+PROPOSALS = 80
+"""Most places of a photo that are, but for those of a logit of at least ``SURE``."""
+SURE = 0.0
+TURNS = (0.0, 90.0, 180.0, -90.0)
+"""Degrees from the tilt that the detection net gives at which the alignment net looks at a face first, all at once; it
+knows a face that is turned by up to 35."""
+LIKELY = 3.0
+"""Logit of the alignment net from which it looks again, at the crop that fits best and at its mirror image; the least
+of what it says counts."""
 # The face's box around its points, in RMS distances of the points from their mean: brows' top to chin.
 FACE_BOX = np.array([-2.0, -2.2, 2.0, 2.3])
 
-FACE_LOGIT = 5.5
-"""Logit of the net that counts as score 0.5. Three in five of its training crops were faces; of the cascade's boxes few
-are, and those that are not resemble faces. On 12 photos (109 boxes) false boxes reached 5.0, faces began at 6.3."""
-OVERLAP = 0.5
+SCORE = (1.6, 1.4, 2.5, -10.2)
+"""Weights of the score's logit: of the detection net's logit, of the alignment net's, and of the logarithm of the
+face's size over ``COMMON_RADIUS`` where it is smaller; and what is added. What is small is less often a face. Fitted to
+12 photos at five angles, 255 faces; see lafr/pretrained/detector/README.md."""
+COMMON_RADIUS = 12.0
+SMALLEST_RADIUS = 3.0
+"""RMS distance of the points from their mean, photo pixels: that of a face of 12 pixels."""
 BATCH = 64
 
 
 class BuiltinDetector:
-    """LBP frontal cascade and five-point alignment net.
+    """Face detection net and five-point alignment net.
 
-    The cascade proposes boxes, the net finds the points, a second crop upright and centred on them refines them,
-    and the net's confidence in that crop decides.
+    The first looks at copies of the photo, each half as large as the one before, and proposes faces. The second looks
+    at each in four orientations, of which the one where it is surest counts, and finds the points in a crop that is
+    upright by them. What both say decides.
 
     Args:
-        device: torch device of the net.
+        device: torch device of the nets.
         min_score: least confidence, 0 to 1.
     """
 
     name = "builtin"
 
     def __init__(self, device: str | torch.device = "cpu", min_score: float = 0.5) -> None:
-        from skimage import data
-        from skimage.feature import Cascade
-
         self.device = torch.device(device)
         self.min_score = min_score
-        self._cascade = Cascade(data.lbp_frontal_face_cascade_filename())
-        self._net = FacePointNet.from_pretrained(WEIGHTS, self.device)
+        self._net = FaceDetectionNet.from_pretrained(NET, self.device)
+        self._aligner = FacePointNet.from_pretrained(ALIGNER, self.device)
 
     def detect(self, img: Picture) -> list[Face]:
         """Find the faces of a BGR photo; see :class:`lafr.detectors.face.Detector`."""
         if not check_photo(img):
             return []
-        small = resize_to(img, SEARCH_PIXELS, SEARCH_ENLARGE)
-        gray = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
-        faces: list[Face] = []
-        for neighbors in MIN_NEIGHBORS:
-            faces = faces or self._verify(img, small, self._propose(gray, neighbors), 0.0)
-        for turn in TURNS if not faces else ():
-            matrix, turned = _turn(gray, turn)
-            if turned.size > 2 * SEARCH_PIXELS:  # a panorama, whose turned copy is nearly all margin
-                continue
-            corners = self._propose(turned, MIN_NEIGHBORS[-1])
-            centres = transform(invert(matrix), corners[:, :2])
-            faces += self._verify(img, small, np.column_stack([centres, corners[:, 2]]), turn)
-        return settle(faces, img, OVERLAP)
-
-    def _propose(self, gray: NDArray[np.uint8], neighbors: int) -> Array:
-        """Return the cascade's boxes (N, 3): centre x, y and side in pixels of ``gray``."""
-        if min(gray.shape) <= WINDOW:
-            return np.zeros((0, 3))
-        boxes = self._cascade.detect_multi_scale(
-            img=gray,
-            scale_factor=1.2,
-            step_ratio=1,
-            min_size=(WINDOW, WINDOW),
-            max_size=(min(gray.shape),) * 2,
-            min_neighbor_number=neighbors,
-        )
-        rows = [(b["c"] + (b["width"] - 1) / 2, b["r"] + (b["height"] - 1) / 2, b["width"]) for b in boxes]
-        return np.array(rows, dtype=np.float64).reshape(-1, 3)
-
-    def _verify(self, img: Picture, small: Picture, boxes: Array, angle: float) -> list[Face]:
-        """Find the points of boxes of ``small``, turned by ``angle`` degrees, in ``img``; drop what is no face."""
-        if not len(boxes):
-            return []
-        factor = img.shape[1] / small.shape[1]
-        centres = rescale(boxes[:, :2], small, img).astype(np.float64)
-        sides = boxes[:, 2] * factor
-        radians = np.deg2rad(angle)
-        down = np.array([-np.sin(radians), np.cos(radians)])
-        size = self._net.image_size
-        matrices = [
-            crop_matrix(centre + BOX_TO_CROP_SHIFT * side * down, BOX_TO_CROP_SIDE * side, angle, size)
-            for centre, side in zip(centres, sides, strict=True)
-        ]
-        points, logits = self._run(img, matrices)
-        likely = np.flatnonzero(logits > 0)
-        matrices = []
-        for i in likely:
-            centre, radius = centre_and_radius(points[i])
-            matrices.append(crop_matrix(centre, CROP_RADII * max(radius, 1.0), tilt(points[i]), size))
-        points, logits = self._run(img, matrices)
-        scores = 1 / (1 + np.exp(FACE_LOGIT - logits))
-        return [
+        proposed, first = self.propose(img)
+        points, second = self.refine(img, proposed)
+        scores = score(first, second, points)
+        faces = [
             Face(_box(points[i]), points[i].astype(np.float32), float(scores[i]))
             for i in np.flatnonzero(scores >= self.min_score)
         ]
+        return settle(faces, img, OVERLAP)
 
     @torch.inference_mode()
-    def _run(self, img: Picture, matrices: list[Array]) -> tuple[Array, Array]:
-        """Return the points (N, 5, 2) in pixels of ``img`` and the face logits (N,) of N crops."""
-        size = self._net.image_size
+    def propose(self, img: Picture) -> tuple[Array, Array]:
+        """Return the points (N, 5, 2) in pixels of ``img`` and the logits (N,) of what the detection net proposes."""
+        points, logits = [np.zeros((0, 5, 2))], [np.zeros(0)]
+        copy = resize_to(img, SEARCH_PIXELS, SEARCH_ENLARGE)
+        while True:
+            height, width = copy.shape[:2]
+            padded = cv2.copyMakeBorder(copy, 0, -height % MULTIPLE, 0, -width % MULTIPLE, cv2.BORDER_REPLICATE)
+            x = torch.from_numpy(np.ascontiguousarray(padded[..., ::-1].transpose(2, 0, 1))).to(self.device)
+            heat, places = self._net(x[None].float().contiguous(memory_format=torch.channels_last) / 255)
+            _, row, column = peaks(heat, PROPOSAL_LOGIT)
+            logits.append(heat[0, row, column].double().cpu().numpy())
+            points.append(rescale(places[0, row, column].double().cpu().numpy(), copy, img).astype(np.float64))
+            if min(height, width) < 2 * SMALLEST_COPY:
+                break
+            copy = cv2.resize(copy, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        return _distinct(np.concatenate(points), np.concatenate(logits))
+
+    def refine(self, img: Picture, proposed: Array) -> tuple[Array, Array]:
+        """Return the alignment net's points (N, 5, 2) and face logits (N,) of faces with known points (N, 5, 2)."""
+        count = len(proposed)
+        points, logits = self._align(img, [self._crop(face, turn) for turn in TURNS for face in proposed])
+        best = logits.reshape(len(TURNS), count).argmax(axis=0)
+        points = points.reshape(len(TURNS), count, 5, 2)[best, np.arange(count)]
+        points, logits = self._align(img, [self._crop(face) for face in points])
+        likely = np.flatnonzero(logits > LIKELY)
+        matrices = [self._crop(face) for face in points[likely]]
+        for mirrored in (False, True):
+            again, verdict = self._align(img, matrices, mirrored)
+            logits[likely] = np.minimum(logits[likely], verdict)
+            if not mirrored:
+                points[likely] = again
+        return points, logits
+
+    def _crop(self, points: Array, turn: float = 0.0) -> Array:
+        centre, radius = centre_and_radius(points)
+        return crop_matrix(centre, CROP_RADII * max(radius, 1.0), tilt(points) + turn, self._aligner.image_size)
+
+    @torch.inference_mode()
+    def _align(self, img: Picture, matrices: list[Array], mirrored: bool = False) -> tuple[Array, Array]:
+        """Return the points (N, 5, 2) in pixels of ``img`` and the face logits (N,) of N crops.
+
+        The net sees the crops mirrored if asked for; the points then are not those of the photo.
+        """
+        size = self._aligner.image_size
         points, logits = [np.zeros((0, 5, 2))], [np.zeros(0)]
         for start in range(0, len(matrices), BATCH):
             batch = matrices[start : start + BATCH]
             crops = np.stack([warp_face(img, matrix, size)[:, :, ::-1].transpose(2, 0, 1) for matrix in batch])
-            found, face = self._net(torch.from_numpy(crops).to(self.device).float() / 255)
+            crops = np.ascontiguousarray(crops[..., ::-1]) if mirrored else crops
+            found, face = self._aligner(torch.from_numpy(crops).to(self.device).float() / 255)
             found = found.double().cpu().numpy() * size
             points.append(np.stack([transform(invert(m), p) for m, p in zip(batch, found, strict=True)]))
             logits.append(face.double().cpu().numpy())
         return np.concatenate(points), np.concatenate(logits)
 
 
-def _turn(gray: NDArray[np.uint8], angle: float) -> tuple[Array, NDArray[np.uint8]]:
-    """Turn a picture so that faces tilted by ``angle`` degrees stand upright; return the matrix and the picture."""
-    height, width = gray.shape
-    radians = np.deg2rad(-angle)
-    cos, sin = np.cos(radians), np.sin(radians)
-    linear = np.array([[cos, -sin], [sin, cos]])
-    extent = np.ceil(np.abs(linear) @ (width, height)).astype(int)
-    centre = np.array([width - 1, height - 1]) / 2
-    matrix = np.column_stack([linear, (extent - 1) / 2 - linear @ centre])
-    return matrix, cv2.warpAffine(gray, matrix, extent.tolist(), flags=cv2.INTER_LINEAR)
+def score(first: Array, second: Array, points: Array) -> Array:
+    """Return the confidence (N,), 0 to 1, that faces with points (N, 5, 2) are faces.
+
+    Args:
+        first: (N,) logits of the detection net.
+        second: (N,) logits of the alignment net.
+        points: pixels of the photo.
+    """
+    size = _radii(points)
+    weights = (
+        SCORE[0] * first + SCORE[1] * second + SCORE[2] * np.log(np.clip(size / COMMON_RADIUS, 1e-3, 1)) + SCORE[3]
+    )
+    return np.where(size < SMALLEST_RADIUS, 0.0, 1 / (1 + np.exp(-weights)))
+
+
+def _radii(points: Array) -> Array:
+    """RMS distances (N,) of points (N, 5, 2) from their mean."""
+    return np.sqrt(((points - points.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).mean(axis=1))
+
+
+def _distinct(points: Array, logits: Array) -> tuple[Array, Array]:
+    """Return what is sure and the likeliest of the rest, without those whose centre lies within a likelier one."""
+    order = np.argsort(-logits, kind="stable")[: max(4 * PROPOSALS, int((logits >= SURE).sum()))]
+    points, logits = points[order], logits[order]
+    centres = points.mean(axis=1)
+    radii = _radii(points)
+    distances = np.linalg.norm(centres[:, None] - centres, axis=-1)
+    shadows = distances < np.maximum(radii[:, None], radii)
+    free = radii > 0.5
+    for i in range(len(points)):
+        if free[i]:
+            free[i + 1 :] &= ~shadows[i, i + 1 :]
+    kept = np.flatnonzero(free)
+    kept = kept[: max(PROPOSALS, int((logits[kept] >= SURE).sum()))]
+    return points[kept], logits[kept]
 
 
 def _box(points: Array) -> NDArray[np.float32]:

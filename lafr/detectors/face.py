@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lafr.detectors.checks import is_sound
 from lafr_base import weights
-from lafr_base.geometry import Array, invert, transform
+from lafr_base.geometry import Array, invert, tilt, transform
 from lafr_base.registry import Registry
 
 Picture = NDArray[np.uint8]
@@ -133,6 +133,8 @@ TURNED_SCORE = 0.05
 looks at a photo would find eight times as many that are none."""
 SURE = 0.3
 """How far above the least confidence the surest face must be for a photo to be taken for upright."""
+MOST_ASKEW = 60.0
+"""Degrees; a face that a detector shows further askew is known better where the photo is turned."""
 CLOSE = 0.02
 """Scores that differ by no more say nothing of which way up a face is."""
 OVERLAP = 0.5
@@ -155,8 +157,9 @@ def find_turned(
         quick_pixels: size of the small copy.
 
     Returns:
-        Faces in pixels of ``img``; upright ones may be among them.
+        Faces in pixels of ``img``, the upright ones among them.
     """
+    upright = [face for face in upright if _stands(face)]
     least = min_score + (1 - min_score) * TURNED_SCORE
     found = _find_turned(img, search, least, quick_pixels)
     known = (
@@ -165,8 +168,16 @@ def find_turned(
     )
     sure = any(face.score >= min_score + (1 - min_score) * SURE for face in upright)
     if sure and all(known):
-        return []
-    return found + _find_turned(img, search, least, TURNED_PIXELS)
+        return upright
+    closer = _find_turned(img, search, least, TURNED_PIXELS)
+    return (
+        upright + closer + [face for face in found if all(_shared(face.box, other.box) <= OVERLAP for other in closer)]
+    )
+
+
+def _stands(face: Face) -> bool:
+    """Whether a face stands upright enough for a detector of upright faces to know its points."""
+    return abs(tilt(face.landmarks.astype(np.float64))) < MOST_ASKEW
 
 
 def _find_turned(img: Picture, search: Callable[[Picture], list[Face]], least: float, pixels: int) -> list[Face]:
@@ -176,7 +187,7 @@ def _find_turned(img: Picture, search: Callable[[Picture], list[Face]], least: f
         picture, matrix = turn(small, angle)
         back = invert(matrix)
         for face in search(picture):
-            if face.score >= least:
+            if face.score >= least and _stands(face):
                 corners = face.box.reshape(2, 2)
                 centre, half = transform(back, corners.mean(axis=0)), (corners[1] - corners[0]) / 2
                 half = np.sqrt(back[:, :2] ** 2 @ half**2)  # of the ellipse in the box, so that it keeps its size

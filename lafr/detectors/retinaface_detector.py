@@ -71,8 +71,7 @@ class RetinaFaceDetector:
             return []
         small = resize_to(img, SEARCH_PIXELS)
         faces = [rescale_face(face, small, img) for face in self._search(small)]
-        turned = find_turned(img, self._search, self.min_score, faces, QUICK_PIXELS)
-        return settle(faces + turned, img, OVERLAP)
+        return settle(find_turned(img, self._search, self.min_score, faces, QUICK_PIXELS), img, OVERLAP)
 
     @torch.inference_mode()
     def _search(self, picture: Picture) -> list[Face]:

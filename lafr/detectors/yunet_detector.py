@@ -54,8 +54,7 @@ class YuNetDetector:
         faces: list[Face] = []
         for small in copies if copies[0].shape != copies[1].shape else copies[:1]:
             faces += [rescale_face(face, small, img) for face in self._search(small)]
-        turned = find_turned(img, self._search, self._min_score, faces, QUICK_PIXELS)
-        return settle(faces + turned, img, OVERLAP)
+        return settle(find_turned(img, self._search, self._min_score, faces, QUICK_PIXELS), img, OVERLAP)
 
     def _search(self, picture: Picture) -> list[Face]:
         """Find the upright faces of a picture at its size."""
