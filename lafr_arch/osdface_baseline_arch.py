@@ -132,10 +132,6 @@ class OSDFaceBaseline(RunsAsItIs, nn.Module):
         from lafr_arch.base_model import load_vae
 
         super().__init__()
-        from diffusers import DDPMScheduler, UNet2DConditionModel  # takes seconds, and no other method needs it
-
-        from lafr_arch.base_model import load_vae
-
         folder, base = (Path(weights.require(name)) for name in (path, base_model))
         self.vae: Any = load_vae(str(base), subfolder="vae")
         self.unet: Any = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet")
