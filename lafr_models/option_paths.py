@@ -17,6 +17,7 @@ PATH_OPTIONS = frozenset(
     {
         "alignment_weights",
         "backbone_path",
+        "backgrounds",
         "base_model",
         "dataroot_gt",
         "dataroot_lq",
