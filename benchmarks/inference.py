@@ -60,8 +60,17 @@ def is_gpu(device: torch.device) -> bool:
 
 def run(net: LAFRNet, image: Tensor, note: Callable[[str, float], None] = lambda part, seconds: None) -> Tensor:
     """One forward pass, step by step; the image in [0, 1]. `note` is told the seconds of each part and of all."""
-    value, total = image, 0.0
-    for part, step in zip(PARTS, (net.encode, net.align, net.denoise, net.decode), strict=True):
+    value, total, maps = image, 0.0, []
+
+    def encode(face: Tensor) -> Tensor:
+        nonlocal maps
+        latent, maps = net.encode_with_maps(face)
+        return latent
+
+    def decode(latent: Tensor) -> Tensor:
+        return net.decode(latent, maps)
+
+    for part, step in zip(PARTS, (encode, net.align, net.denoise, decode), strict=True):
         synchronize(image.device)
         start = time.perf_counter()
         value = step(value)

@@ -16,6 +16,8 @@ import torch
 from skimage import data as photos
 from skimage import io
 
+from lafr_arch.lafr_arch import LAFRNet
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -228,3 +230,13 @@ def test_every_path_of_a_shaking_hand_fits_its_kernel(monkeypatch: pytest.Monkey
     for seed in range(300):
         rng = np.random.default_rng(seed)
         assert script.shake_kernel(rng.uniform(1, 16), rng).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_parts_timed_alone_give_the_whole_with_a_fidelity_path(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script = importlib.import_module("inference")
+    net = LAFRNet.from_pretrained(ROOT / "lafr/pretrained/mini")
+    assert net.fidelity is not None
+    face = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(script.run(net, face), net(face).clamp(0, 1))
