@@ -80,6 +80,7 @@ def tiny(opt: dict[str, Any], weights: Path) -> dict[str, Any]:
     losses = {
         "IdentityCLIPLoss": {"model": str(weights / "clip")},
         "LPIPSLoss": {"random_backbone": True},
+        "MobileFaceNetLoss": {"path": str(weights / "mobilefacenet.ckpt")},
         "FacialStructureLoss": {"net_path": str(weights / "d3dfr.pth"), "face_model_path": str(weights / "bfm.mat")},
     }
     for key, loss in train.items():
@@ -134,6 +135,7 @@ def prepare(folder: Path) -> None:
     shutil.copytree(folder / "crops", folder / "datasets/faces/val")
     for split in ("train", "val"):
         (folder / f"datasets/faces/landmarks_{split}.json").write_text("{}")
+    write(folder / "datasets/backgrounds/0.png", portrait[:, :100])
     write(folder / "photos/three.jpg", np.hstack([portrait[:300, 60:400]] * 3))
     for name in ("photo.jpg", "grandmother.jpg"):
         write(folder / name, portrait[:300, 60:400])

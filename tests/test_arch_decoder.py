@@ -136,7 +136,7 @@ def test_export_follows_the_options(tmp_path: Path, mini_base: str, weights: Pat
         exported = LAFRNet.from_pretrained(tmp_path / "out")
     assert isinstance(exported.decoder, SmallDecoder)
     # As a user restores with it: BGR, 8 bits.
-    restorer = LAFRer(model=str(tmp_path / "out"), device="cpu")
+    restorer = LAFRer(model=str(tmp_path / "out"), device="cpu", keep_intact=False)
     _, (restored,), _ = restorer.enhance(face, has_aligned=True, weight=0)
     expected = (255 * image[0].permute(1, 2, 0).numpy()[..., ::-1]).round()
     assert np.abs(restored.astype(float) - expected).max() <= 1

@@ -187,7 +187,7 @@ def test_weights_of_another_net_make_a_metric_missing(no_weights: Path):
 
 
 def test_unknown_metrics_are_refused():
-    with pytest.raises(ValueError, match=r"'lpips'; known: psnr, .*lpips_alex"):
+    with pytest.raises(ValueError, match=r"'lpips'; did you mean `lpips_vgg`\?; known: psnr, .*lpips_alex"):
         Suite(["psnr", "lpips"])
 
 

@@ -169,7 +169,7 @@ def test_without_references(folders: tuple[Path, Path], capsys: pytest.CaptureFi
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
-        (["{restored}", "--metrics", "lpips"], "'lpips'; known: psnr"),
+        (["{restored}", "--metrics", "lpips"], "'lpips'; did you mean `lpips_vgg`?; known: psnr"),
         (["{restored}", "--out", "report.csv"], "should end in .json"),
         (["{restored}", "--reference", "nowhere"], "nowhere: no such file or folder"),
     ],

@@ -86,7 +86,7 @@ def test_a_film_on_its_side_is_found_upright(tmp_path: Path) -> None:
     assert greener(turn.upright(before), turn.upright(after), 2) == pytest.approx(25.5, abs=4)
 
 
-@pytest.mark.parametrize(("warm_up", "levels"), [(24, 0), (4, 0.3)])
+@pytest.mark.parametrize(("warm_up", "levels"), [(24, 0), (4, 0.5)])
 def test_a_stopped_film_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_up: int, levels: float) -> None:
     monkeypatch.setattr(film_module, "WARM_UP", warm_up)
     source = films.write_film(tmp_path / "old.mkv", pictures(16))
