@@ -7,34 +7,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from lafr_arch.bundled import BundledNet
+from lafr_arch.conv_units import ConvUnit, ResidualUnit
 from lafr_base.registry import ARCH_REGISTRY
-
-
-class ConvUnit(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class ResidualUnit(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            ConvUnit(channels, channels),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, channels, H, W) to the same shape."""
-        return torch.relu(x + self.body(x))
 
 
 @ARCH_REGISTRY.register()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d
 
 from lafr_arch.bundled import BundledNet
+from lafr_arch.conv_units import ConvUnit, ResidualUnit
 from lafr_base.registry import ARCH_REGISTRY
 
 STRIDE = 4
@@ -20,32 +21,6 @@ RADII = (3.2, 9.0)
 brows to chin, is 4 to 4.5 of them. Larger faces are found in smaller copies of the photo."""
 POINT_UNIT = 8.0
 """Pixels that the net counts the points' offsets in."""
-
-
-class _ConvUnit(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class _ResidualUnit(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            _ConvUnit(channels, channels),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.body(x))
 
 
 @ARCH_REGISTRY.register()
@@ -69,16 +44,16 @@ class FaceDetectionNet(BundledNet):
         half, quarter, eighth, sixteenth = channels
 
         def units(width: int, count: int) -> list[nn.Module]:
-            return [_ResidualUnit(width) for _ in range(count)]
+            return [ResidualUnit(width) for _ in range(count)]
 
-        self.down4 = nn.Sequential(_ConvUnit(3, half, 2), _ConvUnit(half, quarter, 2), *units(quarter, blocks[0]))
-        self.down8 = nn.Sequential(_ConvUnit(quarter, eighth, 2), *units(eighth, blocks[1]))
-        self.down16 = nn.Sequential(_ConvUnit(eighth, sixteenth, 2), *units(sixteenth, blocks[2]))
+        self.down4 = nn.Sequential(ConvUnit(3, half, 2), ConvUnit(half, quarter, 2), *units(quarter, blocks[0]))
+        self.down8 = nn.Sequential(ConvUnit(quarter, eighth, 2), *units(eighth, blocks[1]))
+        self.down16 = nn.Sequential(ConvUnit(eighth, sixteenth, 2), *units(sixteenth, blocks[2]))
         self.lift8 = nn.Conv2d(sixteenth, eighth, 1)
-        self.merge8 = _ConvUnit(eighth, eighth)
+        self.merge8 = ConvUnit(eighth, eighth)
         self.lift4 = nn.Conv2d(eighth, quarter, 1)
-        self.merge4 = _ConvUnit(quarter, quarter)
-        self.head = nn.Sequential(_ConvUnit(quarter, quarter), nn.Conv2d(quarter, 11, 1))
+        self.merge4 = ConvUnit(quarter, quarter)
+        self.head = nn.Sequential(ConvUnit(quarter, quarter), nn.Conv2d(quarter, 11, 1))
         nn.init.constant_(self.head[1].bias[0], -4.0)  # type: ignore[index]  # faces are rare
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

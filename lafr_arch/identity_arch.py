@@ -8,37 +8,12 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 import lafr_base.compat  # noqa: F401 - BasicSR imports with any torchvision
 from lafr_arch.bundled import BundledNet
+from lafr_arch.conv_units import ConvUnit, ResidualUnit
 from lafr_arch.recognition import recognition_crop
 from lafr_base.registry import ARCH_REGISTRY
 
 EMBEDDING = 128
 """Length of an embedding; the teacher's."""
-
-
-class _ConvUnit(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class _ResidualUnit(nn.Module):
-    """Two 3x3 convolutions around a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            _ConvUnit(channels, channels),
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.body(x))
 
 
 @ARCH_REGISTRY.register()
@@ -60,9 +35,9 @@ class FaceIdentityNet(BundledNet):
         if len(channels) != 4 or len(blocks) != 3:
             raise ValueError(f"network_g: channels: {channels} must be four widths, blocks: {blocks} three numbers")
         self.config = {"channels": list(channels), "blocks": list(blocks)}
-        stages: list[nn.Module] = [_ConvUnit(3, channels[0], 2)]
+        stages: list[nn.Module] = [ConvUnit(3, channels[0], 2)]
         for before, width, count in zip(channels, channels[1:], blocks, strict=False):
-            stages += [_ConvUnit(before, width, 2), *(_ResidualUnit(width) for _ in range(count))]
+            stages += [ConvUnit(before, width, 2), *(ResidualUnit(width) for _ in range(count))]
         self.stages = nn.Sequential(*stages)
         last = channels[-1]
         self.ending = nn.Sequential(

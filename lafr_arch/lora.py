@@ -43,15 +43,12 @@ def add_lora(
     Raises:
         ValueError: unknown group, or no layer has one of the names.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and a deployed network needs none
+    from peft import inject_adapter_in_model  # takes seconds, and a deployed network needs none
 
-    names = _names(targets)
-    if not layers_called(module, names):
-        raise ValueError(f"lora: targets: no layer is called {', '.join(names)}")
+    config = _config(module, "lora", rank, targets, alpha)
     own = layers_called(module, train)
     if train and not own:
         raise ValueError(f"lora: train: no layer is called {', '.join(train)}")
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
     inject_adapter_in_model(config, module)
     for name in own:
         module.get_submodule(name).requires_grad_(True)
@@ -75,12 +72,9 @@ def add_semantic_lora(
     Raises:
         ValueError: unknown group, or no layer has one of the names.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
-    names = _names(targets)
-    if not layers_called(module, names):
-        raise ValueError(f"semantic_lora: targets: no layer is called {', '.join(names)}")
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
+    config = _config(module, "semantic_lora", rank, targets, alpha)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of the first LoRA
         inject_adapter_in_model(config, module, adapter_name="semantic")
@@ -88,6 +82,16 @@ def add_semantic_lora(
     for layer in layers:
         layer.set_adapter(list(layer.lora_A))
     return sum("semantic" in layer.lora_A for layer in layers)
+
+
+def _config(module: nn.Module, key: str, rank: int, targets: str | Sequence[str], alpha: float | None) -> Any:
+    """PEFT's configuration of a LoRA on layers that are there; ``key`` is the option that asks for it."""
+    from peft import LoraConfig
+
+    names = _names(targets)
+    if not layers_called(module, names):
+        raise ValueError(f"{key}: targets: no layer is called {', '.join(names)}")
+    return LoraConfig(r=rank, lora_alpha=alpha or rank, init_lora_weights="gaussian", target_modules=names)
 
 
 def _names(targets: str | Sequence[str]) -> list[str]:

@@ -70,6 +70,16 @@ def step(model: Any, current_iter: int, data: dict[str, Any] | None = None) -> d
     return dict(model.get_current_log())
 
 
+def learn(model: Any, data: dict[str, Any], iterations: int) -> list[float]:
+    """Train on the same batch; return the sum of its losses at each iteration."""
+    history = []
+    for iteration in range(1, iterations + 1):
+        model.feed_data(data)
+        model.optimize_parameters(iteration)
+        history.append(sum(model.log_dict.values()))
+    return history
+
+
 def snapshot(net: torch.nn.Module) -> dict[str, Tensor]:
     """A copy of all parameters and buffers."""
     return {name: value.detach().clone() for name, value in net.state_dict().items()}

@@ -14,6 +14,7 @@ from lafr_arch.aligner_arch import FacePointNet
 from lafr_base.geometry import FFHQ_POINTS, centre_and_radius, crop_matrix, invert, tilt, transform, warp_face
 from lafr_data.aligner_dataset import MIRROR, FacePointDataset, load_landmarks
 from lafr_models.aligner_model import FacePointModel, point_error
+from stage_options import learn
 
 DEGRADATION = {"preset": "gfpgan", "downsample_range": [0.8, 6]}
 
@@ -198,11 +199,7 @@ def test_model_learns_and_exports(tmp_path: Path, folder: Path):
     model = FacePointModel(model_options(tmp_path))
     samples = dataset(folder, image_size=32, items_per_photo=4)
     batch = torch.utils.data.default_collate([samples[i] for i in range(len(samples))])
-    history = []
-    for iteration in range(1, 13):
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
-        history.append(sum(model.log_dict.values()))
+    history = learn(model, batch, 12)
     assert history[-1] < 0.8 * history[0]
     model.nondist_validation(torch.utils.data.DataLoader(samples), 12, None, False)
     assert 0 < model.metric_results["nme"] < 1

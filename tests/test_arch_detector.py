@@ -13,6 +13,7 @@ from lafr_arch.detector_arch import RADII, STRIDE, FaceDetectionNet, cell_centre
 from lafr_base.geometry import FFHQ_POINTS, centre_and_radius, tilt
 from lafr_data.scene_dataset import FaceSceneDataset
 from lafr_models.detector_model import FaceDetectionModel, radii, targets
+from stage_options import learn
 
 CHANNELS, BLOCKS = [4, 6, 8, 8], [1, 1, 1]
 DEGRADATION = {"preset": "gfpgan", "downsample_range": [0.8, 2]}
@@ -161,11 +162,7 @@ def test_model_learns_and_exports(tmp_path: Path, folder: Path):
     )
     scenes = dataset(folder, image_size=64, empty_ratio=0, face_radius=[4, 8])
     batch = torch.utils.data.default_collate([scenes[i] for i in range(3)])
-    history = []
-    for iteration in range(1, 21):
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
-        history.append(sum(model.log_dict.values()))
+    history = learn(model, batch, 20)
     assert history[-1] < 0.7 * history[0]
     model.nondist_validation(torch.utils.data.DataLoader(scenes), 20, None, False)
     assert set(model.metric_results) == {"found", "false", "nme"}

@@ -15,6 +15,7 @@ from lafr_arch.mobilefacenet_arch import MobileFaceNet
 from lafr_data.identity_dataset import FaceIdentityDataset
 from lafr_metrics.face_metric import separation
 from lafr_models.identity_model import FaceIdentityModel
+from stage_options import learn
 
 CHANNELS, BLOCKS = [4, 6, 8, 8], [0, 1, 1]
 
@@ -123,11 +124,7 @@ def test_model_learns_what_its_teacher_says_and_exports(tmp_path: Path, folder: 
     model.teacher.register_forward_hook(lambda *_: calls.append(1))
     assert torch.equal(model.targets(batch), first)
     assert not calls, "each face is shown to the teacher once"
-    history = []
-    for iteration in range(1, 13):
-        model.feed_data(batch)
-        model.optimize_parameters(iteration)
-        history.append(sum(model.log_dict.values()))
+    history = learn(model, batch, 12)
     assert history[-1] < 0.7 * history[0]
     model.nondist_validation(torch.utils.data.DataLoader(samples), 12, None, False)
     assert set(model.metric_results) == {"same", "different", "found"}

@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     from lafr_metrics.suite import METRICS
     from lafr_studies import paper_comparisons, rivals
     from lafr_studies.commands.compare import progress_bar
-    from lafr_studies.comparison.page import Pictures
     from lafr_studies.comparison.run import Request, compare
     from lafr_studies.comparison.running import read_methods
 
@@ -69,24 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         raise ValueError(f"--metrics: {unknown[0]} is unknown; docs/metrics.md lists them")
     compared = read_methods(texts)
-    report = compare(
-        Request(
-            inputs={path: path.stem for path in listed},
-            methods=compared,
-            out=out / "compared",
-            reference=gt,
-            metrics=list(dict.fromkeys(asked)),
-            aligned=True,
-            size=None,
-            upscale=1,
-            weight=None,
-            detector="auto",
-            device=args.device,
-            precision="fp32",
-            pictures=Pictures(85),
-        ),
-        progress_bar,
-    )
+    metrics = list(dict.fromkeys(asked))
+    report = compare(Request.of_faces(lq, gt, out / "compared", compared, metrics, args.device), progress_bar)
     more = {METRICS[name].title: name for name in asked if name not in table.columns.values()}
     wanted = {heading: name for heading, name in {**table.columns, **more}.items() if name in report["metrics"]}
     records = rivals.method_seconds(methods, out)

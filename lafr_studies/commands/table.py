@@ -32,11 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Compare and write; return the exit status: 0, 1 (something failed) or 2 (nothing could be done)."""
     from lafr_base import face_sets
     from lafr_base.files import write_json, write_text
-    from lafr_base.images import list_images
     from lafr_metrics.suite import METRICS
     from lafr_studies import paper_comparisons
     from lafr_studies.commands.compare import progress_bar
-    from lafr_studies.comparison.page import Pictures
     from lafr_studies.comparison.run import Request, compare
     from lafr_studies.comparison.running import read_methods
     from lafr_studies.comparison.tables import faults as comparison_faults
@@ -52,21 +50,8 @@ def run(args: argparse.Namespace) -> int:
             compared = read_methods(args.methods)
             methods = {method.name: method.spec for method in compared}
             asked = [name for name in table.columns.values() if args.metrics is None or name in args.metrics]
-            request = Request(
-                inputs={path: path.stem for path in list_images(lq)},
-                methods=compared,
-                out=args.out / face_set.folder,
-                reference=gt,
-                metrics=[name for name in asked if gt is not None or not METRICS[name].reference],
-                aligned=True,
-                size=None,
-                upscale=1,
-                weight=None,
-                detector="auto",
-                device=args.device,
-                precision="fp32",
-                pictures=Pictures(85),
-            )
+            metrics = [name for name in asked if gt is not None or not METRICS[name].reference]
+            request = Request.of_faces(lq, gt, args.out / face_set.folder, compared, metrics, args.device)
             reports[face_set.name] = compare(request, progress_bar)
     except ValueError as error:
         print(f"lafr table: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from lafr import __version__
 from lafr.detectors import build_detector
 from lafr.networks import pick_device
 from lafr_base.files import digest, write_json, write_text
-from lafr_base.images import ImageError, read_image, to_uint8
+from lafr_base.images import ImageError, list_images, read_image, to_uint8
 from lafr_metrics.suite import Suite
 from lafr_studies.comparison import tables
 from lafr_studies.comparison.comparison_report import build_report
@@ -74,6 +74,27 @@ class Request:
     device: str
     precision: str
     pictures: Pictures
+
+    @classmethod
+    def of_faces(
+        cls, lq: Path, gt: Path | None, out: Path, methods: Sequence[Method], metrics: Sequence[str], device: str
+    ) -> Request:
+        """A folder of FFHQ-aligned faces, as the paper's tables compare them: against ``gt``, all else as usual."""
+        return cls(
+            inputs={path: path.stem for path in list_images(lq)},
+            methods=methods,
+            out=out,
+            reference=gt,
+            metrics=metrics,
+            aligned=True,
+            size=None,
+            upscale=1,
+            weight=None,
+            detector="auto",
+            device=device,
+            precision="fp32",
+            pictures=Pictures(85),
+        )
 
 
 def compare(request: Request, bar: Bar) -> dict[str, Any]:
